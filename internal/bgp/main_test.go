@@ -1,0 +1,327 @@
+package bgp_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/barelb/barelb/internal/bgp"
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// childEnv makes the test binary a speaker: a process has but one network
+// namespace that all its threads share, so each node of a test is a process.
+const childEnv = "BARELB_TEST_BGP_SPEAKER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		if err := child(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		// The tests wait for routers, not for the CPU.
+		if err := f.Value.Set("10"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// report is what the child says, a line of JSON each time.
+type report struct {
+	Status  []bgp.SessionStatus
+	Answer  bool // to the latest command
+	Err     string
+	Metrics map[string]float64 // name{peer} of each
+}
+
+// tidy is the line that has the child return memory that it does not need.
+const tidy = "tidy"
+
+// child runs a speaker that applies each line of in, and reports each change.
+func child(in io.Reader, out io.Writer) error {
+	var mu sync.Mutex
+	say := json.NewEncoder(out)
+	speaker := bgp.New(bgp.Config{
+		NodeName: "node1",
+		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(speaker)
+	tell := func(r report) error {
+		mu.Lock()
+		defer mu.Unlock()
+		r.Status = speaker.Status()
+		return say.Encode(r)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- speaker.Run(ctx) }()
+	go func() {
+		for range speaker.Changed() {
+			if tell(report{}) != nil {
+				return
+			}
+		}
+	}()
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 64<<20)
+	for lines.Scan() {
+		if lines.Text() == tidy {
+			debug.FreeOSMemory()
+			if err := tell(report{Answer: true}); err != nil {
+				return err
+			}
+			continue
+		}
+		var want lb.BGP
+		if err := json.Unmarshal(lines.Bytes(), &want); err != nil {
+			return err
+		}
+		r := report{Answer: true}
+		if err := speaker.Apply(ctx, want); err != nil {
+			r.Err = err.Error()
+		}
+		var err error
+		if r.Metrics, err = gather(registry); err != nil {
+			return err
+		}
+		if err := tell(r); err != nil {
+			return err
+		}
+	}
+	cancel()
+	return <-ended
+}
+
+func gather(registry *prometheus.Registry) (map[string]float64, error) {
+	families, err := registry.Gather()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			all[f.GetName()+"{"+m.GetLabel()[0].GetValue()+"}"] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return all, nil
+}
+
+// node is a speaker in a namespace.
+type node struct {
+	t     testing.TB
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+
+	mu      sync.Mutex
+	last    report
+	answers chan report
+	seen    []string // every state that peer "r" was in, in order
+	log     output
+}
+
+// output collects what a process prints.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements io.Writer.
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+// String returns what has been printed so far.
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// startNode starts a speaker in namespace ns.
+func startNode(t testing.TB, ns string) *node {
+	t.Helper()
+	n := &node{t: t, answers: make(chan report, 1)}
+	n.cmd = exec.Command("ip", "netns", "exec", ns, os.Args[0])
+	// GoBGP assigns package variables at each start of a server, always with the
+	// same values: a race only in name, which is told from real ones below.
+	n.cmd.Env = append(os.Environ(), childEnv+"=1", "GORACE=exitcode=0")
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	n.cmd.Stderr = &n.log
+	stdout, err := n.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.stdin, err = n.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for decode := json.NewDecoder(stdout); ; {
+			var r report
+			if decode.Decode(&r) != nil {
+				return
+			}
+			n.mu.Lock()
+			n.last = r
+			for _, s := range r.Status {
+				n.seen = append(n.seen, s.Peer+" "+s.State)
+			}
+			n.mu.Unlock()
+			if r.Answer {
+				n.answers <- r
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		n.stop()
+		<-read
+		if err := n.cmd.Wait(); err != nil {
+			t.Errorf("speaker: %v", err)
+		}
+		log := n.log.String()
+		for _, race := range strings.Split(log, "==================") {
+			if strings.Contains(race, "DATA RACE") && !strings.Contains(race, "StartBgp") {
+				t.Errorf("speaker: %s", race)
+			}
+		}
+		if strings.Contains(log, secret) {
+			t.Errorf("the password is in the log:\n%s", log)
+		}
+		if t.Failed() {
+			t.Logf("status of the speaker: %+v\nlog:\n%s", n.last.Status, log)
+		}
+	})
+	return n
+}
+
+// stop ends the speaker as SIGTERM would.
+func (n *node) stop() { n.stdin.Close() }
+
+// apply has the speaker apply want and returns its answer.
+func (n *node) apply(want ...lb.Session) report {
+	n.t.Helper()
+	line, err := json.Marshal(lb.BGP(want))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return n.command(string(line))
+}
+
+// command sends a line and waits for the answer.
+func (n *node) command(line string) report {
+	n.t.Helper()
+	if _, err := io.WriteString(n.stdin, line+"\n"); err != nil {
+		n.t.Fatal(err)
+	}
+	select {
+	case r := <-n.answers:
+		return r
+	case <-time.After(10 * time.Second):
+		n.t.Fatal("the speaker does not answer")
+	}
+	return report{}
+}
+
+// status returns what the speaker last said of a peer.
+func (n *node) status(peer string) bgp.SessionStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.last.Status {
+		if s.Peer == peer {
+			return s
+		}
+	}
+	return bgp.SessionStatus{}
+}
+
+// up waits for the session with peer to be established.
+func (n *node) up(peer string) {
+	n.t.Helper()
+	eventually(n.t, 15*time.Second, func() string {
+		if s := n.status(peer); s.State != "Established" {
+			return fmt.Sprintf("session with %s is %s: %s", peer, s.State, s.LastError)
+		}
+		return ""
+	})
+}
+
+// complains waits for the session with peer to be down for a reason that says text.
+func (n *node) complains(peer, text string) {
+	n.t.Helper()
+	eventually(n.t, 15*time.Second, func() string {
+		s := n.status(peer)
+		if s.State == "Established" || !strings.Contains(s.LastError, text) {
+			return fmt.Sprintf("session with %s is %s, LastError %q, want one with %q", peer, s.State, s.LastError, text)
+		}
+		if strings.Contains(s.LastError, secret) {
+			n.t.Fatalf("the password is in LastError: %s", s.LastError)
+		}
+		return ""
+	})
+}
+
+// states returns the states that a peer has been in.
+func (n *node) states(peer string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []string
+	for _, s := range n.seen {
+		if name, state, _ := strings.Cut(s, " "); name == peer && (len(all) == 0 || all[len(all)-1] != state) {
+			all = append(all, state)
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+// eventually waits until check has nothing to say.
+func eventually(t testing.TB, within time.Duration, check func() string) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		said := check()
+		if said == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s: %s", within, said)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// routes makes the routes of a session, all with the same attributes.
+func routes(attrs lb.Attrs, prefixes ...string) map[netip.Prefix]lb.Attrs {
+	all := make(map[netip.Prefix]lb.Attrs)
+	for _, pfx := range prefixes {
+		all[netip.MustParsePrefix(pfx)] = attrs
+	}
+	return all
+}

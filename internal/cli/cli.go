@@ -1,0 +1,129 @@
+// Package cli is BareLB's command line.
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+// Main runs the command in args, whose first word is the program's own name, and
+// returns the exit code.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:   "barelb",
+		Short: "A load balancer for bare-metal Kubernetes clusters",
+		Long: `BareLB gives Services of type LoadBalancer an address, and makes the network
+bring that address's traffic to the nodes: by Layer 2 (one node answers ARP and
+NDP for it) or by BGP (every node advertises it to its routers).
+
+It speaks MetalLB's API (metallb.io): IPAddressPool, L2Advertisement,
+BGPAdvertisement, BGPPeer and the others work unchanged, and so do MetalLB's
+flags and environment variables. A flag wins over its variable.`,
+		SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.AddCommand(controllerCommand(stderr), speakerCommand(stderr), versionCommand())
+	root.SetArgs(words(args))
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.ExecuteContext(ctx); err != nil {
+		_, _ = fmt.Fprintf(stderr, "barelb: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// words makes MetalLB's ways of starting ours: a program called controller or
+// speaker is that command, and a long flag may have one dash.
+func words(args []string) []string {
+	var out []string
+	if len(args) == 0 {
+		return out
+	}
+	if name := filepath.Base(args[0]); name == "controller" || name == "speaker" {
+		out = append(out, name)
+	}
+	for _, a := range args[1:] {
+		name, _, _ := strings.Cut(strings.TrimPrefix(a, "-"), "=")
+		if strings.HasPrefix(a, "-") && !strings.HasPrefix(a, "--") && len(name) > 1 {
+			a = "-" + a
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), version())
+			return err
+		},
+	}
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
+			v = s.Value
+		}
+	}
+	return cmp.Or(v, "(devel)") + " " + info.GoVersion
+}
+
+// newLog returns a log of JSON lines. The names of levels are MetalLB's.
+func newLog(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	switch level {
+	case "all", "debug":
+		l = slog.LevelDebug
+	case "info":
+		l = slog.LevelInfo
+	case "warn":
+		l = slog.LevelWarn
+	case "error":
+		l = slog.LevelError
+	case "none":
+		w = io.Discard
+	default:
+		return nil, fmt.Errorf("--log-level: %q is not one of all, debug, info, warn, error, none", level)
+	}
+	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+	// What the Kubernetes libraries have to say of themselves is for debugging.
+	ctrl.SetLogger(logr.FromSlogHandler(quiet{log.Handler(), l}))
+	return log, nil
+}
+
+// env returns the environment variable name, or the default.
+func env(name, def string) string {
+	if v, ok := os.LookupEnv(name); ok {
+		return v
+	}
+	return def
+}
+
+// ownNamespace returns the namespace that we run in, as a Pod knows it.
+func ownNamespace() string {
+	const file = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+	if b, err := os.ReadFile(file); err == nil {
+		return strings.TrimSpace(string(b))
+	}
+	return ""
+}

@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/barelb/barelb/internal/bgp"
+	"github.com/barelb/barelb/internal/core/plan"
+	"github.com/barelb/barelb/internal/kube"
+	"github.com/barelb/barelb/internal/layer2"
+	"github.com/barelb/barelb/internal/link"
+	"github.com/barelb/barelb/internal/liveness"
+	"github.com/barelb/barelb/internal/speaker"
+	"github.com/barelb/barelb/internal/task"
+)
+
+type speakerFlags struct {
+	common
+	nodeName, mlBindAddr, mlLabels, mlSecretPath string
+	mlBindPort                                   int
+	wan, ignoreExclude                           bool
+	host, excludeFile                            string
+}
+
+func speakerCommand(stderr io.Writer) *cobra.Command {
+	var f speakerFlags
+	cmd := &cobra.Command{
+		Use: "speaker", Short: "Announce addresses from this node", Args: cobra.NoArgs,
+		Long: `Announces the addresses of Services from this node: by ARP and NDP where it is
+the owner, and to its BGP peers. Run one on each node, in the host's network, with
+the capability NET_RAW. It needs neither the controller nor the API server to keep
+announcing.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLog(stderr, f.logLevel)
+			if err != nil {
+				return err
+			}
+			if err := f.fill(); err != nil {
+				return err
+			}
+			if f.nodeName == "" {
+				return fmt.Errorf("--node-name: say which node this is, as Kubernetes names it, or set METALLB_NODE_NAME")
+			}
+			return runSpeaker(cmd.Context(), f, log)
+		},
+	}
+	port, err := strconv.Atoi(env("METALLB_ML_BIND_PORT", "7946"))
+	if err != nil {
+		port = 0 // refused below, by name
+	}
+	f.add(cmd.Flags())
+	fl := cmd.Flags()
+	fl.StringVar(&f.nodeName, "node-name", env("METALLB_NODE_NAME", ""), "name of this node (METALLB_NODE_NAME)")
+	fl.StringVar(&f.mlBindAddr, "ml-bindaddr", env("METALLB_ML_BIND_ADDR", ""), "address of this node to meet other speakers on (METALLB_ML_BIND_ADDR; default: speakers do not watch each other)")
+	fl.IntVar(&f.mlBindPort, "ml-bindport", port, "port to meet other speakers on, TCP and UDP (METALLB_ML_BIND_PORT)")
+	fl.StringVar(&f.mlLabels, "ml-labels", env("METALLB_ML_LABELS", ""), "labels of the speakers' Pods, such as app=metallb,component=speaker (METALLB_ML_LABELS)")
+	fl.StringVar(&f.mlSecretPath, "ml-secret-key-path", env("METALLB_ML_SECRET_KEY_PATH", ""), "directory of the file secretkey, which all speakers share (METALLB_ML_SECRET_KEY_PATH)")
+	fl.BoolVar(&f.wan, "ml-wan-config", false, "slower timers, for nodes that are far apart")
+	fl.BoolVar(&f.ignoreExclude, "ignore-exclude-lb", false, "announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too")
+	fl.StringVar(&f.excludeFile, "exclude-l2-config", "/etc/metallb/excludel2.yaml", "file that names the links to leave out, by regular expressions; it may be missing")
+	fl.StringVar(&f.host, "host", env("METALLB_HOST", ""), "address of this node, the first choice for a router ID (METALLB_HOST)")
+	ignored(fl, "frrk8s-namespace", "frrk8s-secret-passthrough", "bgp-debounce-timeout")
+	return cmd
+}
+
+func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
+	exclude, err := readExcluded(f.excludeFile)
+	if err != nil {
+		return err
+	}
+	cluster, err := kube.Connect(kube.Options{
+		Namespace: f.namespace, Component: "metallb-speaker", PodName: f.podName, NodeName: f.nodeName,
+		LoadBalancerClass: f.lbClass, SpeakerLabels: f.mlLabels, Endpoints: true, Secrets: true, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	reg := cluster.Registry()
+	links := link.New(log)
+	l2 := layer2.New(layer2.Config{Log: log, Links: links, Exclude: exclude, Registerer: reg})
+	routers := bgp.New(bgp.Config{NodeName: f.nodeName, NodeAddrs: nodeAddrs(f.host, exclude, links), Log: log})
+	if err := reg.Register(routers); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	feed, state := cluster.Feed(), cluster.StateWriter()
+	deps := speaker.Deps{
+		Log: log, Options: plan.Options{Node: f.nodeName, IgnoreExcluded: f.ignoreExclude},
+		Feed: feed, L2: l2, BGP: routers, State: state, Events: cluster,
+		Metrics: kube.NewClientMetrics(reg), Announced: speaker.NewAnnounced(reg, f.nodeName),
+	}
+	members, err := newMembers(f, cluster, log)
+	if err != nil {
+		return err
+	}
+	if members != nil {
+		deps.Members = members
+	}
+	s := speaker.New(deps)
+	log.Info("starting speaker", "version", version(), "node", f.nodeName, "namespace", f.namespace)
+
+	// Tasks stop in reverse: planning first, so that what is announced stays as
+	// it is; then the others hear that we leave and take over; then routes are
+	// withdrawn and ARP falls silent; the API server is left last.
+	tasks := task.New(log)
+	if err := serve(ctx, tasks, cluster, f.common, "127.0.0.1", s.Ready()); err != nil {
+		return err
+	}
+	tasks.Go(ctx, "watch", cluster.Run)
+	tasks.Go(ctx, "status of configuration", state.Run)
+	tasks.Go(ctx, "links", links.Run)
+	tasks.Go(ctx, "layer2", l2.Run)
+	tasks.Go(ctx, "bgp", routers.Run)
+	if members != nil {
+		tasks.Go(ctx, "members", members.Run)
+	}
+	tasks.Go(ctx, "feed", feed.Run)
+	tasks.Go(ctx, "plan", s.Run)
+	return tasks.Wait(ctx)
+}
+
+// newMembers returns the membership among speakers, or nil if it is not asked for.
+func newMembers(f speakerFlags, cluster *kube.Cluster, log *slog.Logger) (*liveness.Members, error) {
+	if f.mlBindAddr == "" || f.mlLabels == "" {
+		log.Warn("speakers do not watch each other: without --ml-bindaddr and --ml-labels nobody takes over from a node that fails")
+		return nil, nil //nolint:nilnil // no membership is no error
+	}
+	if f.mlBindPort < 1 || f.mlBindPort > 65535 {
+		return nil, fmt.Errorf("--ml-bindport, METALLB_ML_BIND_PORT: must be between 1 and 65535")
+	}
+	var secret []byte
+	if f.mlSecretPath != "" {
+		b, err := os.ReadFile(filepath.Join(f.mlSecretPath, "secretkey"))
+		if err != nil {
+			return nil, fmt.Errorf("--ml-secret-key-path: %w (the controller makes the Secret when it starts with --ml-secret-name)", err)
+		}
+		secret = bytes.TrimSpace(b)
+	}
+	return liveness.New(liveness.Config{
+		NodeName: f.nodeName, BindAddr: f.mlBindAddr, BindPort: f.mlBindPort, Secret: secret, WAN: f.wan,
+		Log: log, Speakers: cluster.Speakers,
+	}), nil
+}
+
+// nodeAddrs returns a function that lists this node's addresses, best first: the
+// one that it is known by, then those of its links by name, except links that
+// belong to container networks.
+func nodeAddrs(host string, exclude []*regexp.Regexp, watcher *link.Watcher) func() []netip.Addr {
+	return func() []netip.Addr {
+		var out []netip.Addr
+		if a, err := netip.ParseAddr(host); err == nil {
+			out = append(out, a.Unmap())
+		}
+		for _, l := range watcher.Snapshot() {
+			if l.Loopback || slices.ContainsFunc(exclude, func(re *regexp.Regexp) bool { return re.MatchString(l.Name) }) {
+				continue
+			}
+			for _, p := range l.Addrs {
+				if a := p.Addr(); a.IsGlobalUnicast() {
+					out = append(out, a)
+				}
+			}
+		}
+		return out
+	}
+}

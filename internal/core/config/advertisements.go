@@ -1,0 +1,210 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+func (p *parser) l2(objs Objects) {
+	for i := range objs.L2 {
+		o := &objs.L2[i]
+		var ps problems
+		ps.unique("spec.ipAddressPools", o.Pools)
+		ps.selectors("spec.ipAddressPoolSelectors", o.PoolSelectors)
+		ps.selectors("spec.nodeSelectors", o.NodeSelectors)
+		ps.selectors("spec.serviceSelectors", o.ServiceSelectors)
+		for j, pref := range o.Preferred {
+			if err := pref.Selector.Validate(); err != nil {
+				ps.add(fmt.Sprintf("spec.preferredNodeSelectors[%d].preference", j), lb.InvalidField, "%v", err)
+			}
+		}
+		adv := &L2Adv{
+			Name: o.Name, NodeSelectors: o.NodeSelectors, ServiceSelectors: o.ServiceSelectors,
+			Links: slices.Compact(slices.Sorted(slices.Values(o.Interfaces))), Preferred: o.Preferred,
+		}
+		if len(ps) == 0 {
+			var unknown problems
+			adv.Pools, unknown = selectPools(o.Pools, o.PoolSelectors, objs.Pools)
+			ps = p.partly(KindL2Advertisement, o.Name, unknown, len(adv.Pools))
+		}
+		adv = settle(p, KindL2Advertisement, o.Name, adv, ps, p.prev.L2, func(a *L2Adv) string { return a.Name })
+		if adv != nil {
+			p.cfg.L2 = append(p.cfg.L2, adv)
+		}
+	}
+	slices.SortFunc(p.cfg.L2, func(a, b *L2Adv) int { return strings.Compare(a.Name, b.Name) })
+}
+
+func (p *parser) bgp(objs Objects, aliases map[string]community) {
+	sorted := slices.SortedFunc(slices.Values(objs.BGP), func(a, b BGPAdvertisement) int { return byAge(a.Meta, b.Meta) })
+	for i := range sorted {
+		o := &sorted[i]
+		adv, ps := parseBGPAdv(o, aliases)
+		if len(ps) == 0 {
+			ps = p.resolve(o, adv, objs)
+		}
+		adv = settle(p, KindBGPAdvertisement, o.Name, adv, ps, p.prev.BGP, func(a *BGPAdv) string { return a.Name })
+		if adv != nil {
+			p.cfg.BGP = append(p.cfg.BGP, adv)
+		}
+	}
+}
+
+func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, problems) {
+	var ps problems
+	ps.unique("spec.ipAddressPools", o.Pools)
+	ps.unique("spec.peers", o.Peers)
+	ps.unique("spec.communities", o.Communities)
+	ps.selectors("spec.ipAddressPoolSelectors", o.PoolSelectors)
+	ps.selectors("spec.nodeSelectors", o.NodeSelectors)
+	ps.selectors("spec.serviceSelectors", o.ServiceSelectors)
+	if o.AggregationLength < 1 || o.AggregationLength > 32 {
+		ps.add("spec.aggregationLength", lb.InvalidField, "%d is not between 1 and 32", o.AggregationLength)
+	}
+	if o.AggregationLengthV6 < 1 || o.AggregationLengthV6 > 128 {
+		ps.add("spec.aggregationLengthV6", lb.InvalidField, "%d is not between 1 and 128", o.AggregationLengthV6)
+	}
+	if len(o.ServiceSelectors) > 0 && (o.AggregationLength != 32 || o.AggregationLengthV6 != 128) {
+		ps.add("spec.serviceSelectors", lb.InvalidField,
+			"can only be used with the default aggregationLength (32) and aggregationLengthV6 (128)")
+	}
+	attrs := lb.Attrs{LocalPref: o.LocalPref}
+	for i, text := range o.Communities {
+		field := fmt.Sprintf("spec.communities[%d]", i)
+		c, err := parseCommunity(text)
+		if err != nil && strings.Contains(text, ":") {
+			ps.add(field, lb.InvalidField, "%v", err)
+			continue
+		} else if err != nil {
+			alias, ok := aliases[text]
+			if !ok {
+				ps.add(field, lb.UnknownReference, "no Community object defines the alias %q", text)
+				continue
+			}
+			c = alias
+		}
+		if c.isLarge {
+			attrs.LargeCommunities = append(attrs.LargeCommunities, c.large)
+		} else {
+			attrs.Communities = append(attrs.Communities, c.standard)
+		}
+	}
+	attrs.Normalize()
+	return &BGPAdv{
+		Name: o.Name, NodeSelectors: o.NodeSelectors, ServiceSelectors: o.ServiceSelectors,
+		Length4: o.AggregationLength, Length6: o.AggregationLengthV6, Attrs: attrs,
+		Peers: slices.Sorted(slices.Values(o.Peers)),
+	}, ps
+}
+
+// resolve looks up what an advertisement refers to. What cannot be had is left
+// out; it returns what is wrong if that leaves nothing.
+func (p *parser) resolve(o *BGPAdvertisement, adv *BGPAdv, objs Objects) problems {
+	var bad problems
+	adv.Pools, bad = selectPools(o.Pools, o.PoolSelectors, objs.Pools)
+	bad = append(bad, p.dropTooNarrow(adv)...)
+	if bad = p.partly(KindBGPAdvertisement, o.Name, bad, len(adv.Pools)); len(bad) > 0 {
+		return bad
+	}
+	bad = unknownPeers(o.Peers, objs.Peers)
+	return p.partly(KindBGPAdvertisement, o.Name, bad, len(o.Peers)-len(bad))
+}
+
+// dropTooNarrow takes those pools out of adv whose ranges are narrower than the
+// aggregation length: announcing the aggregate would claim foreign addresses.
+// As in MetalLB, an entry of a pool fails when even its widest prefix does.
+func (p *parser) dropTooNarrow(adv *BGPAdv) problems {
+	var ps problems
+	for _, name := range slices.Sorted(maps.Keys(adv.Pools)) {
+		pool := p.cfg.PoolByName(name)
+		if pool == nil {
+			continue
+		}
+		for i, entry := range pool.entries {
+			widest := slices.MinFunc(entry, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+			length, field := adv.Length4, "spec.aggregationLength"
+			if !widest.Addr().Is4() {
+				length, field = adv.Length6, "spec.aggregationLengthV6"
+			}
+			if widest.Bits() > length {
+				ps.add(field, lb.Conflict, "%d is shorter than the prefix %s of IPAddressPool %q (spec.addresses[%d])", length, widest, name, i)
+				delete(adv.Pools, name)
+				break
+			}
+		}
+	}
+	return ps
+}
+
+func unknownPeers(names []string, peers []BGPPeer) problems {
+	var ps problems
+	for i, n := range names {
+		if !slices.ContainsFunc(peers, func(q BGPPeer) bool { return q.Name == n }) {
+			ps.add(fmt.Sprintf("spec.peers[%d]", i), lb.UnknownReference, "there is no BGPPeer %q", n)
+		}
+	}
+	return ps
+}
+
+// community is a standard or a large community.
+type community struct {
+	standard lb.Community
+	large    lb.LargeCommunity
+	isLarge  bool
+}
+
+// communities collects all aliases. One that is defined twice, or whose value
+// cannot be read, is left out.
+func (p *parser) communities(objs []CommunityList) map[string]community {
+	aliases := map[string]community{}
+	definedBy := map[string]string{}
+	for _, o := range slices.SortedFunc(slices.Values(objs), func(a, b CommunityList) int { return byAge(a.Meta, b.Meta) }) {
+		var ps problems
+		for i, a := range o.Aliases {
+			field := fmt.Sprintf("spec.communities[%d]", i)
+			c, err := parseCommunity(a.Value)
+			switch {
+			case err != nil:
+				ps.add(field+".value", lb.InvalidField, "%v", err)
+			case definedBy[a.Name] != "":
+				ps.add(field+".name", lb.Conflict, "%q is already defined by Community %q", a.Name, definedBy[a.Name])
+			default:
+				aliases[a.Name] = c
+				definedBy[a.Name] = o.Name
+			}
+		}
+		p.report(KindCommunity, o.Name, ps, len(ps) < len(o.Aliases))
+	}
+	return aliases
+}
+
+// parseCommunity reads "N:N" (RFC 1997) or "large:N:N:N" (RFC 8092).
+func parseCommunity(text string) (community, error) {
+	parts := strings.Split(text, ":")
+	bits := 16
+	large := parts[0] == "large"
+	if large {
+		parts, bits = parts[1:], 32
+	}
+	if large && len(parts) != 3 || !large && len(parts) != 2 {
+		return community{}, fmt.Errorf("%q is not a community such as 64512:100 or large:64512:1:2", text)
+	}
+	var n [3]uint32
+	for i, s := range parts {
+		v, err := strconv.ParseUint(s, 10, bits)
+		if err != nil {
+			return community{}, fmt.Errorf("%q: %q is not a number of %d bits", text, s, bits)
+		}
+		n[i] = uint32(v)
+	}
+	if large {
+		return community{large: lb.LargeCommunity{Global: n[0], Local1: n[1], Local2: n[2]}, isLarge: true}, nil
+	}
+	return community{standard: lb.Community(n[0]<<16 | n[1])}, nil
+}

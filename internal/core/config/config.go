@@ -1,0 +1,225 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// Config is what is in force. It is immutable; all lists are sorted by name
+// unless they say otherwise.
+type Config struct {
+	Pools []*Pool
+	// SetAside are the names of pools that exist but of which no version is in
+	// force. Addresses that Services already hold from them stay theirs.
+	SetAside map[string]bool
+	L2       []*L2Adv
+	BGP      []*BGPAdv // oldest first, then by name
+	Peers    []*Peer   // oldest first, then by name
+	Problems []Problem // sorted
+
+	ranges claims // of all pools in force
+}
+
+// Problem says what is wrong with an object.
+type Problem struct {
+	Kind, Name string // the object
+	Field      string // such as spec.addresses[1]
+	Reason     lb.Reason
+	Message    string
+	// InForce reports whether the object has effect nevertheless: because an
+	// earlier version of it stays in force, or because the rest of it does.
+	InForce bool
+}
+
+// String returns the problem in one line.
+func (p Problem) String() string {
+	state := "set aside"
+	if p.InForce {
+		state = "partly in force, or in its last good version"
+	}
+	return fmt.Sprintf("%s %s: %s: %s (%s)", p.Kind, p.Name, p.Field, p.Message, state)
+}
+
+// L2Adv is an L2Advertisement in force.
+type L2Adv struct {
+	Name             string
+	Pools            Names // pools that it advertises
+	NodeSelectors    []lb.Selector
+	ServiceSelectors []lb.Selector
+	Links            []string // sorted; empty: all
+	Preferred        []Preference
+}
+
+// BGPAdv is a BGPAdvertisement in force.
+type BGPAdv struct {
+	Name             string
+	Pools            Names
+	NodeSelectors    []lb.Selector
+	ServiceSelectors []lb.Selector
+	Length4, Length6 int
+	Attrs            lb.Attrs
+	Peers            []string // sorted; empty: all
+}
+
+// Length returns the aggregation length for a family.
+func (a *BGPAdv) Length(f lb.Family) int {
+	if f == lb.IPv4 {
+		return a.Length4
+	}
+	return a.Length6
+}
+
+// Peer is a BGPPeer in force, and the nodes that it concerns.
+type Peer struct {
+	lb.Peer
+	NodeSelectors []lb.Selector
+}
+
+// Names is a set of object names.
+type Names map[string]bool
+
+// Parse makes a Config of objs. prev is the Config that was in force before, or
+// nil; the last good version of an object that is bad now is taken from it.
+func Parse(objs Objects, prev *Config) *Config {
+	if prev == nil {
+		prev = &Config{}
+	}
+	p := &parser{prev: prev, cfg: &Config{SetAside: map[string]bool{}}}
+	p.pools(objs.Pools)
+	p.l2(objs)
+	aliases := p.communities(objs.Communities)
+	p.bgp(objs, aliases)
+	p.peers(objs)
+	slices.SortFunc(p.cfg.Problems, func(a, b Problem) int {
+		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name),
+			strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
+	})
+	return p.cfg
+}
+
+// PoolByName returns the pool in force, or nil.
+func (c *Config) PoolByName(name string) *Pool {
+	i, ok := slices.BinarySearchFunc(c.Pools, name, func(p *Pool, n string) int { return strings.Compare(p.Name, n) })
+	if !ok {
+		return nil
+	}
+	return c.Pools[i]
+}
+
+// PoolOf returns the name of the pool in force that contains addr, or "".
+func (c *Config) PoolOf(addr netip.Addr) string {
+	if _, x, ok := c.ranges.overlap([]Range{{First: addr, Last: addr}}); ok {
+		return x.pool
+	}
+	return ""
+}
+
+type parser struct {
+	prev *Config
+	cfg  *Config
+}
+
+// problem is an error about one field.
+type problem struct {
+	field   string
+	reason  lb.Reason
+	message string
+}
+
+// problems collects what is wrong with one object.
+type problems []problem
+
+func (ps *problems) add(field string, reason lb.Reason, format string, args ...any) {
+	*ps = append(*ps, problem{field, reason, fmt.Sprintf(format, args...)})
+}
+
+// selectors reports what is wrong with a list of selectors.
+func (ps *problems) selectors(field string, sels []lb.Selector) {
+	seen := map[string]bool{}
+	for i, s := range sels {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if err := s.Validate(); err != nil {
+			ps.add(at, lb.InvalidField, "%v", err)
+		}
+		if seen[s.String()] {
+			ps.add(at, lb.InvalidField, "the same selector is given twice")
+		}
+		seen[s.String()] = true
+	}
+}
+
+// unique reports entries that are given twice.
+func (ps *problems) unique(field string, list []string) {
+	seen := map[string]bool{}
+	for i, s := range list {
+		if seen[s] {
+			ps.add(fmt.Sprintf("%s[%d]", field, i), lb.InvalidField, "%q is given twice", s)
+		}
+		seen[s] = true
+	}
+}
+
+// report files the problems of one object.
+func (p *parser) report(kind, name string, ps problems, inForce bool) {
+	for _, x := range ps {
+		p.cfg.Problems = append(p.cfg.Problems, Problem{
+			Kind: kind, Name: name, Field: x.field, Reason: x.reason, Message: x.message, InForce: inForce,
+		})
+	}
+}
+
+// settle returns what is in force of one object: now if nothing is wrong with it,
+// else its last good version, if any. It files the problems.
+func settle[T any](p *parser, kind, name string, now *T, ps problems, last []*T, nameOf func(*T) string) *T {
+	if len(ps) == 0 {
+		return now
+	}
+	i := slices.IndexFunc(last, func(t *T) bool { return nameOf(t) == name })
+	p.report(kind, name, ps, i >= 0)
+	if i < 0 {
+		return nil
+	}
+	return last[i]
+}
+
+// partly files problems that leave something of the object in force. If nothing
+// is left, it returns them: then they concern the object as a whole.
+func (p *parser) partly(kind, name string, ps problems, left int) problems {
+	if left == 0 {
+		return ps
+	}
+	p.report(kind, name, ps, true)
+	return nil
+}
+
+// selectPools resolves an advertisement's pools: by name, by selector, or all.
+// It leaves out, and lists, what names no pool.
+func selectPools(names []string, sels []lb.Selector, all []IPAddressPool) (Names, problems) {
+	set := Names{}
+	byName := Names{}
+	for i := range all {
+		byName[all[i].Name] = true
+		if len(names) == 0 && len(sels) == 0 || len(sels) > 0 && lb.MatchesAny(sels, all[i].Labels) {
+			set[all[i].Name] = true
+		}
+	}
+	var ps problems
+	for i, n := range names {
+		if !byName[n] {
+			ps.add(fmt.Sprintf("spec.ipAddressPools[%d]", i), lb.UnknownReference, "there is no IPAddressPool %q", n)
+			continue
+		}
+		set[n] = true
+	}
+	return set, ps
+}
+
+// byAge orders objects oldest first, then by name.
+func byAge(a, b Meta) int {
+	return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name))
+}

@@ -1,0 +1,181 @@
+package config
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// Defaults of a session, as MetalLB's native mode has them.
+const (
+	DefaultPeerPort = 179
+	basicAuth       = "kubernetes.io/basic-auth" // type of the Secrets that peers refer to
+)
+
+func (p *parser) peers(objs Objects) {
+	sorted := slices.SortedFunc(slices.Values(objs.Peers), func(a, b BGPPeer) int { return byAge(a.Meta, b.Meta) })
+	for i := range sorted {
+		o := &sorted[i]
+		peer, ps := parsePeer(o, objs)
+		peer = settle(p, KindBGPPeer, o.Name, peer, ps, p.prev.Peers, func(q *Peer) string { return q.Name })
+		if peer == nil {
+			continue
+		}
+		p.cfg.Peers = append(p.cfg.Peers, peer)
+		if len(ps) == 0 {
+			p.report(KindBGPPeer, o.Name, notYet(o), true)
+		}
+	}
+}
+
+// notYet lists the fields that are understood but without effect in this version.
+func notYet(o *BGPPeer) problems {
+	var ps problems
+	if o.BFDProfile != "" {
+		ps.add("spec.bfdProfile", lb.NotSupported, "BFD is not supported yet: the session runs without it")
+	}
+	if o.GracefulRestart {
+		ps.add("spec.enableGracefulRestart", lb.NotSupported, "graceful restart is not supported yet: the session runs without it")
+	}
+	return ps
+}
+
+func parsePeer(o *BGPPeer, objs Objects) (*Peer, problems) {
+	var ps problems
+	peer := &Peer{NodeSelectors: o.NodeSelectors, Peer: lb.Peer{
+		Name: o.Name, LocalASN: o.MyASN, PeerASN: o.PeerASN, Dynamic: lb.DynamicASN(o.DynamicASN),
+		Port: o.PeerPort, MultiHop: o.MultiHop,
+	}}
+	if peer.Port == 0 {
+		peer.Port = DefaultPeerPort
+	}
+	ps.peerASNs(o)
+	ps.peerAddresses(o, &peer.Peer)
+	ps.peerTimers(o, &peer.Peer)
+	peer.Password = ps.peerPassword(o, objs)
+	ps.selectors("spec.nodeSelectors", o.NodeSelectors)
+
+	if o.DualStack {
+		peer.Families = []lb.Family{lb.IPv4, lb.IPv6}
+	} else if peer.Addr.IsValid() {
+		peer.Families = []lb.Family{lb.FamilyOf(peer.Addr)}
+	}
+	return peer, ps
+}
+
+func (ps *problems) peerASNs(o *BGPPeer) {
+	if o.MyASN == 0 {
+		ps.add("spec.myASN", lb.InvalidField, "missing local ASN")
+	}
+	switch {
+	case o.PeerASN == 0 && o.DynamicASN == "":
+		ps.add("spec.peerASN", lb.InvalidField, "one of peerASN and dynamicASN is needed")
+	case o.PeerASN != 0 && o.DynamicASN != "":
+		ps.add("spec.dynamicASN", lb.InvalidField, "peerASN and dynamicASN exclude each other")
+	case o.DynamicASN != "" && o.DynamicASN != string(lb.InternalASN) && o.DynamicASN != string(lb.ExternalASN):
+		ps.add("spec.dynamicASN", lb.InvalidField, "%q is neither internal nor external", o.DynamicASN)
+	}
+	if o.LocalASN != 0 {
+		ps.add("spec.localASN", lb.NotSupported, "is not supported yet; set myASN to the AS that the router expects")
+	}
+	if o.MultiHop && o.PeerASN == o.MyASN {
+		ps.add("spec.ebgpMultiHop", lb.InvalidField, "is for external peers, but peerASN equals myASN")
+	}
+}
+
+func (ps *problems) peerAddresses(o *BGPPeer, peer *lb.Peer) {
+	switch {
+	case o.PeerAddress == "" && o.Interface == "":
+		ps.add("spec.peerAddress", lb.InvalidField, "one of peerAddress and interface is needed")
+	case o.PeerAddress != "" && o.Interface != "":
+		ps.add("spec.interface", lb.InvalidField, "peerAddress and interface exclude each other")
+	case o.Interface != "":
+		ps.add("spec.interface", lb.NotSupported, "unnumbered sessions are not supported yet; set peerAddress")
+	default:
+		peer.Addr = ps.address("spec.peerAddress", o.PeerAddress)
+	}
+	if o.VRF != "" {
+		ps.add("spec.vrf", lb.NotSupported, "sessions in a VRF are not supported yet")
+	}
+	if o.SourceAddress != "" {
+		peer.SourceAddr = ps.address("spec.sourceAddress", o.SourceAddress)
+		if peer.SourceAddr.IsValid() && peer.Addr.IsValid() && peer.SourceAddr.BitLen() != peer.Addr.BitLen() {
+			ps.add("spec.sourceAddress", lb.InvalidField, "%s and peerAddress %s are of different families", peer.SourceAddr, peer.Addr)
+		}
+	}
+	if o.RouterID != "" {
+		peer.RouterID = ps.address("spec.routerID", o.RouterID)
+		if peer.RouterID.IsValid() && !peer.RouterID.Is4() {
+			ps.add("spec.routerID", lb.InvalidField, "%s is not an IPv4 address (RFC 4271 §4.2)", peer.RouterID)
+		}
+	}
+}
+
+func (ps *problems) address(field, text string) netip.Addr {
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		ps.add(field, lb.InvalidField, "%q is not an IP address", text)
+	}
+	return a.Unmap()
+}
+
+// peerTimers applies RFC 4271 §4.2 (hold time zero or at least 3 s) and §4.4
+// (keepalives at a third of the hold time).
+func (ps *problems) peerTimers(o *BGPPeer, peer *lb.Peer) {
+	if o.ConnectTime != nil {
+		peer.ConnectRetry = *o.ConnectTime
+	}
+	if o.HoldTime == nil && o.KeepaliveTime == nil {
+		return
+	}
+	peer.TimersSet = true
+	switch {
+	case o.HoldTime == nil:
+		peer.Keepalive = *o.KeepaliveTime
+		peer.HoldTime = 3 * peer.Keepalive
+	case o.KeepaliveTime == nil:
+		peer.HoldTime = *o.HoldTime
+		peer.Keepalive = peer.HoldTime / 3
+	default:
+		peer.HoldTime, peer.Keepalive = *o.HoldTime, *o.KeepaliveTime
+	}
+	if peer.Keepalive == 0 {
+		peer.Keepalive = peer.HoldTime / 3 // a v1beta1 object cannot tell 0 from unset
+	}
+	hold := peer.HoldTime.Round(time.Second)
+	switch {
+	case hold != 0 && hold < 3*time.Second:
+		ps.add("spec.holdTime", lb.InvalidField, "%s is neither 0 nor at least 3s", peer.HoldTime)
+	case hold > 65535*time.Second:
+		ps.add("spec.holdTime", lb.InvalidField, "%s is more than 65535s", peer.HoldTime)
+	case peer.Keepalive < 0:
+		ps.add("spec.keepaliveTime", lb.InvalidField, "%s is negative", peer.Keepalive)
+	case peer.Keepalive > peer.HoldTime:
+		ps.add("spec.keepaliveTime", lb.InvalidField, "%s is more than the hold time, %s", peer.Keepalive, peer.HoldTime)
+	}
+	peer.HoldTime = hold
+}
+
+func (ps *problems) peerPassword(o *BGPPeer, objs Objects) string {
+	if o.PasswordSecret == "" {
+		return o.Password
+	}
+	const field = "spec.passwordSecret"
+	if o.Password != "" {
+		ps.add(field, lb.InvalidField, "password and passwordSecret exclude each other")
+		return ""
+	}
+	s, ok := objs.Secrets[o.PasswordSecret]
+	switch {
+	case objs.SecretsUnread:
+	case !ok:
+		ps.add(field, lb.UnknownReference, "there is no Secret %q in our namespace", o.PasswordSecret)
+	case s.Type != basicAuth:
+		ps.add(field, lb.InvalidField, "Secret %q is of type %q, not %q", o.PasswordSecret, s.Type, basicAuth)
+	case !s.HasKey:
+		ps.add(field, lb.InvalidField, "Secret %q has no key \"password\"", o.PasswordSecret)
+	}
+	return s.Password
+}

@@ -1,0 +1,118 @@
+package lb
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// L2 is what one node shall answer for on its links: the full desired state,
+// address by address. The announcer prunes what is not in it.
+type L2 map[netip.Addr]L2Announcement
+
+// L2Announcement says where an address is answered for.
+type L2Announcement struct {
+	// Links are the names of the links to answer on, sorted; empty means every
+	// link that can carry announcements.
+	Links []string
+}
+
+// BGP is what one node shall tell its routers: the full desired state. A session
+// that is not in it is closed, a route that is not in it is withdrawn.
+type BGP []Session
+
+// Session is one BGP session with all that shall be told on it.
+type Session struct {
+	Peer   Peer
+	Routes map[netip.Prefix]Attrs
+}
+
+// Peer is a validated BGPPeer as it concerns one node. Name identifies it.
+type Peer struct {
+	Name       string // name of the BGPPeer object
+	LocalASN   uint32 // the AS that we speak for (RFC 4271 §4.2)
+	PeerASN    uint32 // 0: any AS that Dynamic allows
+	Dynamic    DynamicASN
+	Addr       netip.Addr
+	Port       uint16        // 1 to 65535
+	SourceAddr netip.Addr    // zero: the kernel's choice
+	RouterID   netip.Addr    // an IPv4 address; zero: derived from the node
+	HoldTime   time.Duration // 0 with HoldTimeSet: no keepalives
+	Keepalive  time.Duration
+	// TimersSet reports whether HoldTime and Keepalive were asked for; otherwise
+	// the defaults are 90 s and a third of the negotiated hold time.
+	TimersSet    bool
+	ConnectRetry time.Duration // 0: the default
+	Password     string        // TCP MD5 (RFC 2385); "" for none. Never log it.
+	MultiHop     bool          // eBGP over more than one hop
+	// Families are those whose routes this session carries.
+	Families []Family
+}
+
+// DynamicASN is BGPPeer's dynamicASN.
+type DynamicASN string
+
+// The values of DynamicASN.
+const (
+	StaticASN   DynamicASN = ""
+	InternalASN DynamicASN = "internal"
+	ExternalASN DynamicASN = "external"
+)
+
+// Attrs are the path attributes that a route is advertised with.
+type Attrs struct {
+	// LocalPref is sent to internal peers only (RFC 4271 §5.1.5); 0 means the
+	// customary default of 100.
+	LocalPref        uint32
+	Communities      []Community      // sorted, no duplicates
+	LargeCommunities []LargeCommunity // sorted, no duplicates
+}
+
+// Community is a standard community (RFC 1997).
+type Community uint32
+
+// String returns the customary form, such as 64512:100.
+func (c Community) String() string {
+	return strconv.Itoa(int(c>>16)) + ":" + strconv.Itoa(int(c&0xffff))
+}
+
+// LargeCommunity is a large community (RFC 8092).
+type LargeCommunity struct{ Global, Local1, Local2 uint32 }
+
+// String returns the form of BGPAdvertisement, such as large:64512:1:2.
+func (c LargeCommunity) String() string {
+	return fmt.Sprintf("large:%d:%d:%d", c.Global, c.Local1, c.Local2)
+}
+
+// Compare orders large communities by their parts.
+func (c LargeCommunity) Compare(o LargeCommunity) int {
+	return cmp.Or(cmp.Compare(c.Global, o.Global), cmp.Compare(c.Local1, o.Local1), cmp.Compare(c.Local2, o.Local2))
+}
+
+// String returns name and address, for logs. It holds no secret.
+func (p Peer) String() string {
+	var b strings.Builder
+	b.WriteString(p.Name)
+	b.WriteString(" (")
+	b.WriteString(netip.AddrPortFrom(p.Addr, p.Port).String())
+	b.WriteString(")")
+	return b.String()
+}
+
+// Normalize sorts the communities and drops duplicates.
+func (a *Attrs) Normalize() {
+	slices.Sort(a.Communities)
+	a.Communities = slices.Compact(a.Communities)
+	slices.SortFunc(a.LargeCommunities, LargeCommunity.Compare)
+	a.LargeCommunities = slices.Compact(a.LargeCommunities)
+}
+
+// Equal reports whether a and b say the same. Both must be normalized.
+func (a Attrs) Equal(b Attrs) bool {
+	return a.LocalPref == b.LocalPref && slices.Equal(a.Communities, b.Communities) &&
+		slices.Equal(a.LargeCommunities, b.LargeCommunities)
+}

@@ -1,0 +1,47 @@
+package lb
+
+// Reason says why something is not allocated or not announced, or that it is. The
+// same word stands in events, status, metric labels and logs.
+type Reason string
+
+// Reasons of allocation.
+const (
+	Allocated         Reason = "Allocated"
+	PoolExhausted     Reason = "PoolExhausted"     // every address that may be used is taken
+	NoPool            Reason = "NoPool"            // no pool may be used for this Service
+	PoolNotFound      Reason = "PoolNotFound"      // the requested pool does not exist
+	PoolNotAllowed    Reason = "PoolNotAllowed"    // the pool's serviceAllocation excludes the Service
+	AddressNotInPool  Reason = "AddressNotInPool"  // the requested address is in no pool
+	AddressInUse      Reason = "AddressInUse"      // another Service holds it and does not share
+	SharingKeyDiffers Reason = "SharingKeyDiffers" // it is shared under another key
+	PortConflict      Reason = "PortConflict"      // a sharer already uses the port
+	BackendDiffers    Reason = "BackendDiffers"    // Local sharers have other endpoints
+	FamilyMismatch    Reason = "FamilyMismatch"    // the address families do not fit the Service
+	InvalidRequest    Reason = "InvalidRequest"    // the request contradicts itself
+	NoClusterIP       Reason = "NoClusterIP"       // the Service has no cluster IP
+)
+
+// Reasons of announcement.
+const (
+	Announced                   Reason = "Announced"
+	NotOwner                    Reason = "NotOwner"                    // another node answers for it
+	NoAddress                   Reason = "NoAddress"                   // nothing is allocated yet
+	AddressUnknown              Reason = "AddressUnknown"              // its address belongs to no pool
+	NoMatchingAdvertisement     Reason = "NoMatchingAdvertisement"     // no advertisement covers pool, node and Service
+	ConflictingAdvertisements   Reason = "ConflictingAdvertisements"   // they give one prefix two local preferences
+	SharedIPWithServiceSelector Reason = "SharedIPWithServiceSelector" // allow-shared-ip and serviceSelectors exclude each other
+	NoEndpoint                  Reason = "NoEndpoint"                  // nothing serves
+	NoLocalEndpoint             Reason = "NoLocalEndpoint"             // nothing serves on this node (externalTrafficPolicy Local)
+	NodeNetworkUnavailable      Reason = "NodeNetworkUnavailable"
+	NodeExcluded                Reason = "NodeExcluded" // exclude-from-external-load-balancers
+	NoPeer                      Reason = "NoPeer"       // no BGPPeer takes it on this node
+)
+
+// Reasons why an object is set aside.
+const (
+	InvalidField     Reason = "InvalidField"     // a field cannot be understood
+	UnknownReference Reason = "UnknownReference" // it names an object that is not there
+	Overlap          Reason = "Overlap"          // it claims addresses of an older pool
+	Conflict         Reason = "Conflict"         // it contradicts another object
+	NotSupported     Reason = "NotSupported"     // understood, but without effect in this version
+)

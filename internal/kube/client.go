@@ -1,0 +1,170 @@
+// Package kube is the only part of BareLB that speaks Kubernetes: it watches
+// objects and turns them into the values of internal/core, and writes status,
+// Events and annotations back.
+//
+// Watching is level-triggered. A Feed keeps the latest state of every object and
+// which of it changed; its reader takes all changes at once, whenever it likes.
+// Nothing queues up, and an API server that is away only means that nothing
+// changes.
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/config"
+
+	"github.com/barelb/barelb/api/v1beta1"
+	"github.com/barelb/barelb/api/v1beta2"
+)
+
+// The limits of our own requests. The API server's priority and fairness protects
+// it better than a slow client does.
+const (
+	clientQPS   = 500
+	clientBurst = 1000
+)
+
+// Options say who connects.
+type Options struct {
+	Namespace string // our own: configuration objects are read from here alone
+	Component string // "metallb-controller" or "metallb-speaker": the source of Events
+	PodName   string // our own Pod, "" if unknown
+	NodeName  string // the node of a speaker
+	// SpeakerLabels select the Pods of all speakers, as a label selector in its
+	// text form; "" watches no Pods.
+	SpeakerLabels string
+	// LoadBalancerClass is the class of the Services that are ours; "" means those
+	// without a class.
+	LoadBalancerClass string
+	// Endpoints says to watch EndpointSlices (speakers do).
+	Endpoints bool
+	// Secrets says to read the Secrets that peers refer to (speakers do).
+	Secrets bool
+	Log     *slog.Logger
+}
+
+// Cluster is a connection to one Kubernetes cluster.
+type Cluster struct {
+	opts     Options
+	rest     *rest.Config
+	client   client.Client // reads the API server directly; writes
+	cache    cache.Cache
+	recorder record.EventRecorder
+	events   record.EventBroadcaster
+}
+
+// Connect prepares the connection: in a Pod by its ServiceAccount, elsewhere by
+// KUBECONFIG. It does not talk to the API server yet.
+func Connect(opts Options) (*Cluster, error) {
+	cfg, err := config.GetConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w (run in a Pod with a ServiceAccount, or set KUBECONFIG)", err)
+	}
+	cfg.QPS, cfg.Burst = clientQPS, clientBurst
+	cfg.UserAgent = "barelb/" + opts.Component
+
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		appsv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme, corev1.AddToScheme, discoveryv1.AddToScheme,
+		v1beta1.AddToScheme, v1beta2.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("build scheme: %w", err)
+		}
+	}
+	c, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	byObject, err := watched(opts)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := cache.New(cfg, cache.Options{Scheme: scheme, ByObject: byObject, DefaultTransform: slim})
+	if err != nil {
+		return nil, fmt.Errorf("make cache: %w", err)
+	}
+	events := record.NewBroadcaster()
+	return &Cluster{
+		opts: opts, rest: cfg, client: c, cache: ca, events: events,
+		recorder: events.NewRecorder(scheme, corev1.EventSource{Component: opts.Component, Host: opts.NodeName}),
+	}, nil
+}
+
+// watched limits what is watched: configuration in our own namespace only.
+func watched(opts Options) (map[client.Object]cache.ByObject, error) {
+	ours := map[string]cache.Config{opts.Namespace: {}}
+	byObject := map[client.Object]cache.ByObject{}
+	for _, kind := range configKinds() {
+		byObject[kind] = cache.ByObject{Namespaces: ours}
+	}
+	if opts.SpeakerLabels != "" {
+		sel, err := labels.Parse(opts.SpeakerLabels)
+		if err != nil {
+			return nil, fmt.Errorf("parse the labels of speakers %q: %w", opts.SpeakerLabels, err)
+		}
+		byObject[&corev1.Pod{}] = cache.ByObject{Namespaces: map[string]cache.Config{opts.Namespace: {LabelSelector: sel}}}
+	}
+	return byObject, nil
+}
+
+// slim drops what nobody reads before an object is kept.
+func slim(obj any) (any, error) {
+	if m, err := meta.Accessor(obj); err == nil {
+		m.SetManagedFields(nil)
+	}
+	switch o := obj.(type) {
+	case *discoveryv1.EndpointSlice:
+		o.Ports = nil
+		o.Annotations = nil
+		for i := range o.Endpoints {
+			e := &o.Endpoints[i]
+			e.Hostname, e.TargetRef, e.Zone, e.Hints, e.DeprecatedTopology = nil, nil, nil, nil, nil
+			if len(e.Addresses) > 1 {
+				e.Addresses = e.Addresses[:1]
+			}
+		}
+	case *corev1.Node:
+		o.Annotations = nil
+		o.Status = corev1.NodeStatus{Conditions: o.Status.Conditions}
+	case *corev1.Pod:
+		o.Annotations = nil
+		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}
+		o.Status = corev1.PodStatus{PodIPs: o.Status.PodIPs, PodIP: o.Status.PodIP, Phase: o.Status.Phase}
+	case *corev1.Namespace:
+		o.Annotations = nil
+	}
+	return obj, nil
+}
+
+// Run watches until ctx ends.
+func (c *Cluster) Run(ctx context.Context) error {
+	c.startEvents()
+	defer c.events.Shutdown()
+	if err := c.cache.Start(ctx); err != nil {
+		return fmt.Errorf("watch the API server: %w", err)
+	}
+	return nil
+}
+
+// configKinds are the kinds of configuration objects.
+func configKinds() []client.Object {
+	return []client.Object{
+		&v1beta1.IPAddressPool{}, &v1beta1.L2Advertisement{}, &v1beta1.BGPAdvertisement{},
+		&v1beta2.BGPPeer{}, &v1beta1.BFDProfile{}, &v1beta1.Community{},
+	}
+}

@@ -1,0 +1,137 @@
+package kube
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/barelb/barelb/api/v1beta1"
+	"github.com/barelb/barelb/api/v1beta2"
+	"github.com/barelb/barelb/internal/core/config"
+)
+
+// Secrets are read, not watched: the right to get one is all that a speaker has.
+const (
+	secretRefresh = 30 * time.Second
+	secretTimeout = 5 * time.Second
+)
+
+// configFeed collects the configuration objects. Those that name a Secret are
+// published together with it, so that a reader never sees the one without the
+// other.
+type configFeed struct {
+	c       *Cluster
+	publish func(*config.Objects)
+	wake    chan struct{}
+	secrets map[string]config.Secret // last read; owned by run
+}
+
+func newConfigFeed(c *Cluster, publish func(*config.Objects)) *configFeed {
+	return &configFeed{c: c, publish: publish, wake: make(chan struct{}, 1), secrets: map[string]config.Secret{}}
+}
+
+func (f *configFeed) onObject(any, bool) {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run publishes the configuration once, calls ready, and publishes it again
+// whenever it changes, until ctx ends.
+func (f *configFeed) run(ctx context.Context, ready func()) error {
+	tick := time.NewTicker(secretRefresh)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		objs, err := f.read(ctx)
+		if err != nil {
+			return err
+		}
+		f.secrets = f.readSecrets(ctx, objs)
+		objs.Secrets = f.secrets
+		f.publish(objs)
+		if first {
+			ready()
+		}
+		for again := false; !again; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-f.wake:
+				again = true
+			case <-tick.C:
+				again = !maps.Equal(f.readSecrets(ctx, objs), f.secrets)
+			}
+		}
+	}
+}
+
+// read lists all configuration objects from the cache.
+func (f *configFeed) read(ctx context.Context) (*config.Objects, error) {
+	var (
+		pools       v1beta1.IPAddressPoolList
+		l2          v1beta1.L2AdvertisementList
+		bgp         v1beta1.BGPAdvertisementList
+		peers       v1beta2.BGPPeerList
+		profiles    v1beta1.BFDProfileList
+		communities v1beta1.CommunityList
+	)
+	for _, list := range []client.ObjectList{&pools, &l2, &bgp, &peers, &profiles, &communities} {
+		if err := f.c.cache.List(ctx, list); err != nil {
+			return nil, err
+		}
+	}
+	objs := &config.Objects{SecretsUnread: !f.c.opts.Secrets}
+	for i := range pools.Items {
+		objs.Pools = append(objs.Pools, convertPool(&pools.Items[i]))
+	}
+	for i := range l2.Items {
+		objs.L2 = append(objs.L2, convertL2Advertisement(&l2.Items[i]))
+	}
+	for i := range bgp.Items {
+		objs.BGP = append(objs.BGP, convertBGPAdvertisement(&bgp.Items[i]))
+	}
+	for i := range peers.Items {
+		objs.Peers = append(objs.Peers, convertPeer(&peers.Items[i]))
+	}
+	for i := range profiles.Items {
+		objs.BFDProfiles = append(objs.BFDProfiles, profiles.Items[i].Name)
+	}
+	for i := range communities.Items {
+		objs.Communities = append(objs.Communities, convertCommunity(&communities.Items[i]))
+	}
+	return objs, nil
+}
+
+// readSecrets reads the Secrets that peers refer to. One that cannot be read now,
+// for any reason but that it is gone, is as it was.
+func (f *configFeed) readSecrets(ctx context.Context, objs *config.Objects) map[string]config.Secret {
+	now := map[string]config.Secret{}
+	if objs.SecretsUnread {
+		return now
+	}
+	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
+	defer cancel()
+	for _, p := range objs.Peers {
+		name := p.PasswordSecret
+		if _, done := now[name]; name == "" || done {
+			continue
+		}
+		var s corev1.Secret
+		err := f.c.client.Get(ctx, client.ObjectKey{Namespace: f.c.opts.Namespace, Name: name}, &s)
+		switch {
+		case err == nil:
+			now[name] = convertSecret(&s)
+		case !apierrors.IsNotFound(err):
+			f.c.opts.Log.Warn("read secret", "secret", name, "err", err)
+			if last, had := f.secrets[name]; had {
+				now[name] = last
+			}
+		}
+	}
+	return now
+}

@@ -1,0 +1,260 @@
+package kube
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/barelb/barelb/api/v1beta1"
+	"github.com/barelb/barelb/api/v1beta2"
+	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// Annotations on Services. Each is read under the old prefix too; the new one wins.
+const (
+	prefix       = "metallb.io/"
+	legacyPrefix = "metallb.universe.tf/"
+
+	annotationPool      = "address-pool"
+	annotationAddresses = "loadBalancerIPs"
+	annotationSharing   = "allow-shared-ip"
+
+	// AnnotationFromPool is written by the controller: the pool of the addresses.
+	AnnotationFromPool = prefix + "ip-allocated-from-pool"
+
+	labelExclude = "node.kubernetes.io/exclude-from-external-load-balancers"
+)
+
+// annotation reads an annotation under either prefix and reports whether it is there.
+func annotation(o metav1.Object, name string) (string, bool) {
+	if v, ok := o.GetAnnotations()[prefix+name]; ok {
+		return v, true
+	}
+	v, ok := o.GetAnnotations()[legacyPrefix+name]
+	return v, ok
+}
+
+// convertService returns the Service as the core knows it, or nil if it is not
+// one of type LoadBalancer and of our class.
+func convertService(o *corev1.Service, class string, namespaceLabels map[string]string) *lb.Service {
+	if o.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return nil
+	}
+	if have := o.Spec.LoadBalancerClass; (have == nil) != (class == "") || have != nil && *have != class {
+		return nil
+	}
+	svc := &lb.Service{
+		Key: lb.Key{Namespace: o.Namespace, Name: o.Name}, UID: string(o.UID), Labels: o.Labels,
+		NamespaceLabels: namespaceLabels, LegacyAnnotations: usesLegacyAnnotations(o), Version: version(o),
+		TrafficLocal: o.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+	}
+	for _, text := range o.Spec.ClusterIPs {
+		if a, err := netip.ParseAddr(text); err == nil { // "None" is no address
+			svc.ClusterIPs = append(svc.ClusterIPs, a)
+		}
+	}
+	if p := o.Spec.IPFamilyPolicy; p != nil {
+		svc.FamilyPolicy = lb.FamilyPolicy(*p)
+	}
+	for _, p := range o.Spec.Ports {
+		svc.Ports = append(svc.Ports, lb.Port{Protocol: string(p.Protocol), Number: uint16(p.Port)}) //nolint:gosec // the API allows 1 to 65535
+	}
+	slices.SortFunc(svc.Ports, lb.Port.Compare)
+	if svc.TrafficLocal {
+		svc.Backend = lb.Selector{MatchLabels: o.Spec.Selector}.String()
+	}
+	svc.SharingKey, svc.HasSharing = annotation(o, annotationSharing)
+	svc.RequestedPool, _ = annotation(o, annotationPool)
+	svc.Requested, svc.RequestErr = requestedAddrs(o)
+	svc.Pool = o.Annotations[AnnotationFromPool]
+	for _, in := range o.Status.LoadBalancer.Ingress {
+		if a, err := netip.ParseAddr(in.IP); err == nil {
+			svc.Addrs = append(svc.Addrs, a.Unmap())
+		}
+	}
+	return svc
+}
+
+// requestedAddrs reads the loadBalancerIPs annotation or spec.loadBalancerIP; the
+// second result says what is wrong with them.
+func requestedAddrs(o *corev1.Service) ([]netip.Addr, string) {
+	text, has := annotation(o, annotationAddresses)
+	field := "annotation " + annotationAddresses
+	if old := o.Spec.LoadBalancerIP; old != "" {
+		if has && text != "" {
+			return nil, "spec.loadBalancerIP and the annotation loadBalancerIPs exclude each other"
+		}
+		text, field = old, "spec.loadBalancerIP"
+	}
+	if text == "" {
+		return nil, ""
+	}
+	var addrs []netip.Addr
+	for part := range strings.SplitSeq(text, ",") {
+		a, err := netip.ParseAddr(strings.TrimSpace(part))
+		if err != nil || a.Zone() != "" {
+			return nil, fmt.Sprintf("%s: %q is not an IP address", field, strings.TrimSpace(part))
+		}
+		a = a.Unmap()
+		for _, b := range addrs {
+			if lb.FamilyOf(a) == lb.FamilyOf(b) {
+				return nil, fmt.Sprintf("%s: %s and %s are both %s; one address of each family is allowed", field, b, a, lb.FamilyOf(a))
+			}
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, ""
+}
+
+// version returns the resourceVersion as a number. Those of one kind are numbers
+// that grow (Kubernetes API conventions since 1.35).
+func version(o metav1.Object) uint64 {
+	v, _ := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	return v
+}
+
+// usesLegacyAnnotations reports whether a Service carries annotations of the old prefix.
+func usesLegacyAnnotations(o metav1.Object) bool {
+	for k := range o.GetAnnotations() {
+		if strings.HasPrefix(k, legacyPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// convertEndpoints returns the endpoints of one slice, and the Service that they
+// belong to.
+func convertEndpoints(o *discoveryv1.EndpointSlice) (lb.Key, []lb.Endpoint) {
+	key := lb.Key{Namespace: o.Namespace, Name: o.Labels[discoveryv1.LabelServiceName]}
+	eps := make([]lb.Endpoint, 0, len(o.Endpoints))
+	for _, e := range o.Endpoints {
+		if len(e.Addresses) == 0 {
+			continue
+		}
+		ep := lb.Endpoint{Serving: e.Conditions.Ready == nil || *e.Conditions.Ready}
+		if s := e.Conditions.Serving; !ep.Serving && s != nil {
+			ep.Serving = *s
+		}
+		if e.NodeName != nil {
+			ep.Node = *e.NodeName
+		}
+		eps = append(eps, ep)
+	}
+	return key, eps
+}
+
+func convertNode(o *corev1.Node) lb.Node {
+	n := lb.Node{Name: o.Name, Labels: o.Labels}
+	_, n.Excluded = o.Labels[labelExclude]
+	for _, c := range o.Status.Conditions {
+		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
+			n.NetworkUnavailable = true
+		}
+	}
+	return n
+}
+
+func convertMeta(o metav1.Object) config.Meta {
+	return config.Meta{Name: o.GetName(), Labels: o.GetLabels(), Created: o.GetCreationTimestamp().Time}
+}
+
+func convertSelectors(in []metav1.LabelSelector) []lb.Selector {
+	out := make([]lb.Selector, len(in))
+	for i := range in {
+		out[i] = convertSelector(in[i])
+	}
+	return out
+}
+
+func convertSelector(in metav1.LabelSelector) lb.Selector {
+	s := lb.Selector{MatchLabels: maps.Clone(in.MatchLabels)}
+	for _, e := range in.MatchExpressions {
+		s.MatchExpressions = append(s.MatchExpressions, lb.Requirement{Key: e.Key, Operator: string(e.Operator), Values: e.Values})
+	}
+	return s
+}
+
+func convertPool(o *v1beta1.IPAddressPool) config.IPAddressPool {
+	p := config.IPAddressPool{
+		Meta: convertMeta(o), Addresses: o.Spec.Addresses, AvoidBuggyIPs: o.Spec.AvoidBuggyIPs,
+		AutoAssign: o.Spec.AutoAssign == nil || *o.Spec.AutoAssign,
+	}
+	if a := o.Spec.ServiceAllocation; a != nil {
+		p.Allocation = &config.ServiceAllocation{
+			Priority: a.Priority, Namespaces: a.Namespaces,
+			NamespaceSelectors: convertSelectors(a.NamespaceSelectors), ServiceSelectors: convertSelectors(a.ServiceSelectors),
+		}
+	}
+	return p
+}
+
+func convertL2Advertisement(o *v1beta1.L2Advertisement) config.L2Advertisement {
+	a := config.L2Advertisement{
+		Meta: convertMeta(o), Pools: o.Spec.IPAddressPools, Interfaces: o.Spec.Interfaces,
+		PoolSelectors: convertSelectors(o.Spec.IPAddressPoolSelectors), NodeSelectors: convertSelectors(o.Spec.NodeSelectors),
+		ServiceSelectors: convertSelectors(o.Spec.ServiceSelectors),
+	}
+	for _, p := range o.Spec.PreferredNodeSelectors {
+		a.Preferred = append(a.Preferred, config.Preference{Weight: int(p.Weight), Selector: convertSelector(p.Preference)})
+	}
+	return a
+}
+
+func convertBGPAdvertisement(o *v1beta1.BGPAdvertisement) config.BGPAdvertisement {
+	a := config.BGPAdvertisement{
+		Meta: convertMeta(o), AggregationLength: 32, AggregationLengthV6: 128, LocalPref: o.Spec.LocalPref,
+		Communities: o.Spec.Communities, Pools: o.Spec.IPAddressPools, Peers: o.Spec.Peers,
+		PoolSelectors: convertSelectors(o.Spec.IPAddressPoolSelectors), NodeSelectors: convertSelectors(o.Spec.NodeSelectors),
+		ServiceSelectors: convertSelectors(o.Spec.ServiceSelectors),
+	}
+	if l := o.Spec.AggregationLength; l != nil {
+		a.AggregationLength = int(*l)
+	}
+	if l := o.Spec.AggregationLengthV6; l != nil {
+		a.AggregationLengthV6 = int(*l)
+	}
+	return a
+}
+
+func convertPeer(o *v1beta2.BGPPeer) config.BGPPeer {
+	s := &o.Spec
+	return config.BGPPeer{
+		Meta: convertMeta(o), MyASN: s.MyASN, PeerASN: s.PeerASN, LocalASN: s.LocalASN, DynamicASN: string(s.DynamicASN),
+		PeerAddress: s.PeerAddress, SourceAddress: s.SourceAddress, Interface: s.Interface, VRF: s.VRF, PeerPort: s.PeerPort,
+		HoldTime: duration(s.HoldTime), KeepaliveTime: duration(s.KeepaliveTime), ConnectTime: duration(s.ConnectTime),
+		RouterID: s.RouterID, NodeSelectors: convertSelectors(s.NodeSelectors),
+		Password: s.Password, PasswordSecret: s.PasswordSecret.Name, BFDProfile: s.BFDProfile,
+		MultiHop: s.EBGPMultiHop, GracefulRestart: s.EnableGracefulRestart, DualStack: s.DualStackAddressFamily,
+	}
+}
+
+func duration(d *metav1.Duration) *time.Duration {
+	if d == nil {
+		return nil
+	}
+	return &d.Duration
+}
+
+func convertCommunity(o *v1beta1.Community) config.CommunityList {
+	c := config.CommunityList{Meta: convertMeta(o)}
+	for _, a := range o.Spec.Communities {
+		c.Aliases = append(c.Aliases, config.CommunityAlias{Name: a.Name, Value: a.Value})
+	}
+	return c
+}
+
+// convertSecret copies out the one key that is needed.
+func convertSecret(o *corev1.Secret) config.Secret {
+	password, ok := o.Data["password"]
+	return config.Secret{Type: string(o.Type), Password: string(password), HasKey: ok}
+}

@@ -1,0 +1,89 @@
+package kube
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/barelb/barelb/api/v1beta1"
+	"github.com/barelb/barelb/api/v1beta2"
+	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// Reasons of Events on Services, as MetalLB's users know them.
+const (
+	EventAllocated      = "IPAllocated"
+	EventCleared        = "ClearAssignment"
+	EventAdditionFailed = "AdditionalAssignFailed"
+	EventAllocFailed    = "AllocationFailed"
+	EventRequestInvalid = "LoadBalancerFailed"
+	EventNoClusterIPs   = "not enough clusterips"
+	EventDeprecated     = "deprecatedAnnotation"
+	EventNodeAssigned   = "nodeAssigned"
+	EventAnnounceFailed = "announceFailed"
+)
+
+// Reasons of Events on configuration objects.
+const (
+	EventSetAside      = "SetAside"      // it has no effect
+	EventPartlyInForce = "PartlyInForce" // some of it, or its last good version, has effect
+	EventInForce       = "InForce"       // it has effect again
+)
+
+func (c *Cluster) startEvents() {
+	set, err := typedcorev1.NewForConfig(c.rest)
+	if err != nil {
+		c.opts.Log.Warn("events are not recorded", "err", err)
+		return
+	}
+	c.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: set.Events("")})
+}
+
+// ServiceEvent records an Event on a Service. warning tells trouble from news.
+func (c *Cluster) ServiceEvent(svc *lb.Service, warning bool, reason, message string) {
+	c.recorder.Event(&corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Service", Namespace: svc.Key.Namespace, Name: svc.Key.Name, UID: types.UID(svc.UID),
+	}, eventType(warning), reason, message)
+}
+
+// ObjectEvent records an Event on a configuration object, if it is still there.
+func (c *Cluster) ObjectEvent(ctx context.Context, kind, name string, warning bool, reason, message string) {
+	o, version := newObject(kind)
+	if o == nil || c.cache.Get(ctx, client.ObjectKey{Namespace: c.opts.Namespace, Name: name}, o) != nil {
+		return
+	}
+	c.recorder.Event(&corev1.ObjectReference{
+		APIVersion: version, Kind: kind, Namespace: o.GetNamespace(), Name: name, UID: o.GetUID(),
+	}, eventType(warning), reason, message)
+}
+
+// newObject returns an empty object of a configuration kind and its apiVersion.
+func newObject(kind string) (client.Object, string) {
+	v1 := v1beta1.GroupVersion.String()
+	switch kind {
+	case config.KindIPAddressPool:
+		return &v1beta1.IPAddressPool{}, v1
+	case config.KindL2Advertisement:
+		return &v1beta1.L2Advertisement{}, v1
+	case config.KindBGPAdvertisement:
+		return &v1beta1.BGPAdvertisement{}, v1
+	case config.KindBGPPeer:
+		return &v1beta2.BGPPeer{}, v1beta2.GroupVersion.String()
+	case config.KindBFDProfile:
+		return &v1beta1.BFDProfile{}, v1
+	case config.KindCommunity:
+		return &v1beta1.Community{}, v1
+	}
+	return nil, ""
+}
+
+func eventType(warning bool) string {
+	if warning {
+		return corev1.EventTypeWarning
+	}
+	return corev1.EventTypeNormal
+}

@@ -1,0 +1,245 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// Feed is the latest state of the cluster, and which of it changed. Make it with
+// Cluster.Feed, and run it.
+type Feed struct {
+	c       *Cluster
+	changed chan struct{}
+	ready   chan struct{}
+	config  *configFeed
+
+	mu         sync.Mutex
+	services   map[lb.Key]*corev1.Service
+	endpoints  map[lb.Key]map[string][]lb.Endpoint // by the name of the slice
+	nodes      map[string]lb.Node
+	namespaces map[string]map[string]string // labels
+	dirty      map[lb.Key]bool
+	nodesDirty bool
+	objects    *config.Objects // news, or nil
+}
+
+// Delta is what changed since the last one.
+type Delta struct {
+	// Services are the Services that changed, or whose endpoints did; nil means
+	// gone, or not ours any more.
+	Services map[lb.Key]*lb.Service
+	// Endpoints are the endpoints of the Services above.
+	Endpoints map[lb.Key][]lb.Endpoint
+	// Orphans are Services that are not ours any more but still bear our mark.
+	Orphans []lb.Key
+	// Nodes are all nodes, sorted by name, if one of them changed; else nil.
+	Nodes []lb.Node
+	// Objects are all configuration objects if one of them changed; else nil.
+	Objects *config.Objects
+}
+
+// Feed returns the feed of this connection.
+func (c *Cluster) Feed() *Feed {
+	f := &Feed{
+		c: c, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+		services: map[lb.Key]*corev1.Service{}, endpoints: map[lb.Key]map[string][]lb.Endpoint{},
+		nodes: map[string]lb.Node{}, namespaces: map[string]map[string]string{}, dirty: map[lb.Key]bool{},
+	}
+	f.config = newConfigFeed(c, f.publish)
+	return f
+}
+
+// Changed signals that Drain has something to give.
+func (f *Feed) Changed() <-chan struct{} { return f.changed }
+
+// Ready is closed when everything was read once.
+func (f *Feed) Ready() <-chan struct{} { return f.ready }
+
+// Run watches until ctx ends. The Cluster must run too.
+func (f *Feed) Run(ctx context.Context) error {
+	handlers := map[client.Object]func(obj any, gone bool){
+		&corev1.Service{}:   f.onService,
+		&corev1.Namespace{}: f.onNamespace,
+		&corev1.Node{}:      f.onNode,
+	}
+	if f.c.opts.Endpoints {
+		handlers[&discoveryv1.EndpointSlice{}] = f.onSlice
+	}
+	for _, kind := range configKinds() {
+		handlers[kind] = f.config.onObject
+	}
+	synced := make([]toolscache.InformerSynced, 0, len(handlers))
+	for kind, fn := range handlers {
+		inf, err := f.c.cache.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", kind, err)
+		}
+		reg, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { fn(obj, false) },
+			UpdateFunc: func(_, obj any) { fn(obj, false) },
+			DeleteFunc: func(obj any) {
+				if last, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+					obj = last.Obj
+				}
+				fn(obj, true)
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", kind, err)
+		}
+		synced = append(synced, reg.HasSynced)
+	}
+	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil // ctx ended
+	}
+	return f.config.run(ctx, func() { close(f.ready) })
+}
+
+// Drain takes what changed since the last call.
+func (f *Feed) Drain() Delta {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := Delta{Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}, Objects: f.objects}
+	for key := range f.dirty {
+		d.Services[key] = nil
+		o := f.services[key]
+		if o == nil {
+			continue
+		}
+		if svc := convertService(o, f.c.opts.LoadBalancerClass, f.namespaces[key.Namespace]); svc != nil {
+			d.Services[key] = svc
+			d.Endpoints[key] = slices.Concat(slices.Collect(maps.Values(f.endpoints[key]))...)
+		} else if o.Annotations[AnnotationFromPool] != "" && o.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			d.Orphans = append(d.Orphans, key)
+		}
+	}
+	if f.nodesDirty {
+		d.Nodes = make([]lb.Node, 0, len(f.nodes))
+		for _, name := range slices.Sorted(maps.Keys(f.nodes)) {
+			d.Nodes = append(d.Nodes, f.nodes[name])
+		}
+	}
+	slices.SortFunc(d.Orphans, lb.Key.Compare)
+	f.dirty, f.nodesDirty, f.objects = map[lb.Key]bool{}, false, nil
+	return d
+}
+
+func (f *Feed) signal() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+}
+
+// publish makes configuration objects part of the next Delta.
+func (f *Feed) publish(objs *config.Objects) {
+	f.mu.Lock()
+	f.objects = objs
+	f.mu.Unlock()
+	f.signal()
+}
+
+func (f *Feed) onService(obj any, gone bool) {
+	o, ok := obj.(*corev1.Service)
+	if !ok {
+		return
+	}
+	key := lb.Key{Namespace: o.Namespace, Name: o.Name}
+	f.mu.Lock()
+	if gone {
+		delete(f.services, key)
+	} else {
+		f.services[key] = o
+	}
+	f.dirty[key] = true
+	f.mu.Unlock()
+	f.signal()
+}
+
+func (f *Feed) onSlice(obj any, gone bool) {
+	o, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return
+	}
+	key, eps := convertEndpoints(o)
+	if key.Name == "" {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if gone {
+		delete(f.endpoints[key], o.Name)
+		if len(f.endpoints[key]) == 0 {
+			delete(f.endpoints, key)
+		}
+	} else {
+		if f.endpoints[key] == nil {
+			f.endpoints[key] = map[string][]lb.Endpoint{}
+		}
+		if old, had := f.endpoints[key][o.Name]; had && slices.Equal(old, eps) {
+			return
+		}
+		f.endpoints[key][o.Name] = eps
+	}
+	// Most slices belong to Services that are not of type LoadBalancer.
+	if svc := f.services[key]; svc == nil || svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		f.dirty[key] = true
+		f.signal()
+	}
+}
+
+func (f *Feed) onNode(obj any, gone bool) {
+	o, ok := obj.(*corev1.Node)
+	if !ok {
+		return
+	}
+	n := convertNode(o)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old, had := f.nodes[n.Name]
+	switch {
+	case gone:
+		delete(f.nodes, n.Name)
+	case had && old.NetworkUnavailable == n.NetworkUnavailable && maps.Equal(old.Labels, n.Labels):
+		return // a heartbeat of the kubelet
+	default:
+		f.nodes[n.Name] = n
+	}
+	f.nodesDirty = true
+	f.signal()
+}
+
+func (f *Feed) onNamespace(obj any, gone bool) {
+	o, ok := obj.(*corev1.Namespace)
+	if !ok {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if gone {
+		delete(f.namespaces, o.Name)
+		return
+	}
+	if maps.Equal(f.namespaces[o.Name], o.Labels) {
+		return
+	}
+	f.namespaces[o.Name] = o.Labels
+	for key := range f.services {
+		if key.Namespace == o.Name {
+			f.dirty[key] = true
+		}
+	}
+	f.signal()
+}

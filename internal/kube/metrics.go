@@ -1,0 +1,111 @@
+package kube
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+)
+
+// ClientMetrics are MetalLB's metrics of the conversation with Kubernetes.
+type ClientMetrics struct {
+	updates, errors prometheus.Counter
+	loaded, stale   prometheus.Gauge
+}
+
+// NewClientMetrics registers the metrics.
+func NewClientMetrics(reg prometheus.Registerer) *ClientMetrics {
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: "metallb", Subsystem: "k8s_client", Name: name, Help: help}
+	}
+	m := &ClientMetrics{
+		updates: prometheus.NewCounter(prometheus.CounterOpts(opts("updates_total", "Number of changes taken from Kubernetes."))),
+		errors:  prometheus.NewCounter(prometheus.CounterOpts(opts("update_errors_total", "Number of changes that could not be put into effect."))),
+		loaded:  prometheus.NewGauge(prometheus.GaugeOpts(opts("config_loaded_bool", "1 once a configuration was loaded."))),
+		stale:   prometheus.NewGauge(prometheus.GaugeOpts(opts("config_stale_bool", "1 while some of the configuration is set aside."))),
+	}
+	reg.MustRegister(m.updates, m.errors, m.loaded, m.stale)
+	return m
+}
+
+// Update counts one change, and whether putting it into effect failed.
+func (m *ClientMetrics) Update(err error) {
+	m.updates.Inc()
+	if err != nil {
+		m.errors.Inc()
+	}
+}
+
+// Config says that a configuration is in force, and whether any of it is set aside.
+func (m *ClientMetrics) Config(stale bool) {
+	m.loaded.Set(1)
+	m.stale.Set(0)
+	if stale {
+		m.stale.Set(1)
+	}
+}
+
+// Registry is where metrics are registered to be served.
+func (c *Cluster) Registry() prometheus.Registerer { return metrics.Registry }
+
+// MetricsOptions say how metrics are served.
+type MetricsOptions struct {
+	Port    int    // 0: not at all
+	CertDir string // with tls.crt and tls.key; "": a certificate that we sign ourselves
+	TLS     func(*tls.Config)
+}
+
+// MetricsServer returns a server of /metrics over TLS. Those who ask are
+// authenticated and authorized by the API server.
+func (c *Cluster) MetricsServer(opts MetricsOptions) (func(context.Context) error, error) {
+	if opts.Port == 0 {
+		return func(ctx context.Context) error { <-ctx.Done(); return nil }, nil
+	}
+	httpClient, err := rest.HTTPClientFor(c.rest)
+	if err != nil {
+		return nil, fmt.Errorf("make client for metrics: %w", err)
+	}
+	srv, err := metricsserver.NewServer(metricsserver.Options{
+		BindAddress: ":" + strconv.Itoa(opts.Port), SecureServing: true, CertDir: opts.CertDir,
+		FilterProvider: func(*rest.Config, *http.Client) (metricsserver.Filter, error) { return newGuard(c.client).wrap, nil },
+		TLSOpts:        []func(*tls.Config){opts.TLS},
+	}, c.rest, httpClient)
+	if err != nil {
+		return nil, fmt.Errorf("make metrics server: %w", err)
+	}
+	return srv.Start, nil
+}
+
+// ServeHealth answers /healthz always and /readyz once ready is closed, until ctx ends.
+func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}) error {
+	const readTimeout = 5 * time.Second
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-ready:
+			_, _ = w.Write([]byte("ok"))
+		default:
+			http.Error(w, "not ready: the first plan is not in force yet", http.StatusServiceUnavailable)
+		}
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readTimeout}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listen for health probes: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve health probes: %w", err)
+	}
+	return nil
+}

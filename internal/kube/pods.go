@@ -1,0 +1,61 @@
+package kube
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"net/netip"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Speakers returns the addresses of the speakers' Pods by the names of their
+// nodes. It waits until Pods were read once.
+func (c *Cluster) Speakers(ctx context.Context) (map[string]netip.Addr, error) {
+	var pods corev1.PodList
+	if err := c.cache.List(ctx, &pods, client.InNamespace(c.opts.Namespace)); err != nil {
+		return nil, fmt.Errorf("list the pods of speakers: %w", err)
+	}
+	out := map[string]netip.Addr{}
+	for i := range pods.Items {
+		p := &pods.Items[i]
+		if p.DeletionTimestamp != nil || p.Spec.NodeName == "" {
+			continue
+		}
+		if a, err := netip.ParseAddr(p.Status.PodIP); err == nil {
+			out[p.Spec.NodeName] = a
+		}
+	}
+	return out, nil
+}
+
+// EnsureMemberlistSecret makes the Secret by which speakers recognize each other,
+// unless it is there. deployment, if not "", becomes its owner.
+func (c *Cluster) EnsureMemberlistSecret(ctx context.Context, name, deployment string) error {
+	key := client.ObjectKey{Namespace: c.opts.Namespace, Name: name}
+	var s corev1.Secret
+	if err := c.client.Get(ctx, key, &s); !apierrors.IsNotFound(err) {
+		return err
+	}
+	raw := make([]byte, 16)
+	_, _ = rand.Read(raw) // never fails
+	s = corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: name},
+		StringData: map[string]string{"secretkey": base64.RawStdEncoding.EncodeToString(raw)},
+	}
+	if deployment != "" {
+		var d appsv1.Deployment
+		if err := c.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: deployment}, &d); err == nil {
+			s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: d.Name, UID: d.UID}}
+		}
+	}
+	if err := c.client.Create(ctx, &s); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create secret %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/barelb/barelb/api/v1beta1"
+	"github.com/barelb/barelb/internal/core/config"
+)
+
+// stateInterval is the least time between two rounds of status writes: state is
+// for people to read, and many changes make one write.
+const stateInterval = 500 * time.Millisecond
+
+// State is what a component says of the configuration.
+type State struct {
+	Problems []config.Problem
+	// Pools are the pools in force with their counters (controller only).
+	Pools map[string]PoolState
+}
+
+// PoolState is what is said of one pool.
+type PoolState struct {
+	Assigned4, Assigned6, Available4, Available6 int64
+}
+
+// StateWriter publishes a component's State: its ConfigurationState, and for the
+// controller the status of pools and Events on the objects at fault.
+type StateWriter struct {
+	c        *Cluster
+	next     *latest[State]
+	reported map[config.Problem]bool // Events were recorded; owned by Run
+}
+
+// StateWriter returns a writer of the component's State. Run it.
+func (c *Cluster) StateWriter() *StateWriter {
+	return &StateWriter{c: c, next: newLatest[State](), reported: map[config.Problem]bool{}}
+}
+
+// Set makes s the state to publish. It does not block.
+func (w *StateWriter) Set(s State) { w.next.set(s) }
+
+// Run publishes until ctx ends.
+func (w *StateWriter) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.next.wake:
+		}
+		s, ok := w.next.take()
+		if !ok {
+			continue
+		}
+		if err := w.publish(ctx, s); err != nil && ctx.Err() == nil {
+			w.c.opts.Log.Warn("write status", "err", err)
+			w.again(s)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(stateInterval):
+		}
+	}
+}
+
+// again puts s back to be tried once more, unless there is news.
+func (w *StateWriter) again(s State) {
+	if newer, ok := w.next.take(); ok {
+		s = newer
+	}
+	w.next.set(s)
+}
+
+func (w *StateWriter) publish(ctx context.Context, s State) error {
+	w.recordEvents(ctx, s.Problems)
+	for _, name := range slices.Sorted(maps.Keys(s.Pools)) {
+		if err := w.writePool(ctx, name, s.Pools[name], s.Problems); err != nil {
+			return fmt.Errorf("status of IPAddressPool %s: %w", name, err)
+		}
+	}
+	if err := w.writeConfigurationState(ctx, s.Problems); err != nil {
+		return fmt.Errorf("ConfigurationState: %w", err)
+	}
+	return nil
+}
+
+// recordEvents records an Event for each problem that is new, and one for each
+// object that has none left.
+func (w *StateWriter) recordEvents(ctx context.Context, problems []config.Problem) {
+	type object struct{ kind, name string }
+	now := map[config.Problem]bool{}
+	bad := map[object]bool{}
+	for _, p := range problems {
+		now[p] = true
+		bad[object{p.Kind, p.Name}] = true
+		if w.reported[p] {
+			continue
+		}
+		reason := EventSetAside
+		if p.InForce {
+			reason = EventPartlyInForce
+		}
+		w.c.ObjectEvent(ctx, p.Kind, p.Name, true, reason, string(p.Reason)+": "+p.Field+": "+p.Message)
+	}
+	whole := map[object]bool{}
+	for p := range w.reported {
+		if o := (object{p.Kind, p.Name}); !bad[o] && !whole[o] {
+			whole[o] = true
+			w.c.ObjectEvent(ctx, p.Kind, p.Name, false, EventInForce, "in force as written")
+		}
+	}
+	w.reported = now
+}
+
+func (w *StateWriter) writePool(ctx context.Context, name string, s PoolState, problems []config.Problem) error {
+	var o v1beta1.IPAddressPool
+	if err := w.c.cache.Get(ctx, client.ObjectKey{Namespace: w.c.opts.Namespace, Name: name}, &o); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	before := o.DeepCopy()
+	o.Status.AssignedIPv4, o.Status.AssignedIPv6 = s.Assigned4, s.Assigned6
+	o.Status.AvailableIPv4, o.Status.AvailableIPv6 = s.Available4, s.Available6
+	meta.SetStatusCondition(&o.Status.Conditions, accepted(config.KindIPAddressPool, name, o.Generation, problems))
+	if reflect.DeepEqual(before.Status, o.Status) {
+		return nil
+	}
+	return w.c.client.Status().Update(ctx, &o)
+}
+
+// accepted is the condition that says whether an object is in force.
+func accepted(kind, name string, generation int64, problems []config.Problem) metav1.Condition {
+	c := metav1.Condition{
+		Type: v1beta1.ConditionAccepted, Status: metav1.ConditionTrue, ObservedGeneration: generation,
+		Reason: v1beta1.ConditionAccepted, Message: "in force as written",
+	}
+	var lines []string
+	for _, p := range problems {
+		if p.Kind != kind || p.Name != name {
+			continue
+		}
+		if len(lines) == 0 {
+			c.Reason = string(p.Reason)
+		}
+		if c.Status = metav1.ConditionFalse; p.InForce {
+			p.Message += " (the last good version stays in force)"
+		}
+		lines = append(lines, p.Field+": "+p.Message)
+	}
+	if len(lines) > 0 {
+		c.Message = strings.Join(lines, "\n")
+	}
+	return c
+}
+
+// writeConfigurationState writes the component's ConfigurationState.
+func (w *StateWriter) writeConfigurationState(ctx context.Context, problems []config.Problem) error {
+	o := w.configurationState()
+	key := client.ObjectKeyFromObject(o)
+	var have v1beta1.ConfigurationState
+	err := w.c.client.Get(ctx, key, &have)
+	if apierrors.IsNotFound(err) {
+		w.own(ctx, o)
+		if err := w.c.client.Create(ctx, o); err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+		have = *o
+	} else if err != nil {
+		return fmt.Errorf("get: %w", err)
+	}
+	condition := metav1.Condition{
+		Type: v1beta1.ConditionConfigReconcilerValid, Status: metav1.ConditionTrue, Reason: v1beta1.ReasonReconciled,
+	}
+	if w.c.opts.NodeName == "" {
+		condition.Type = v1beta1.ConditionPoolReconcilerValid
+	}
+	before := have.DeepCopy()
+	have.Status.Result, have.Status.ErrorSummary = v1beta1.ConfigurationValid, ""
+	if len(problems) > 0 {
+		lines := make([]string, len(problems))
+		for i, p := range problems {
+			lines[i] = p.String()
+		}
+		have.Status.Result, have.Status.ErrorSummary = v1beta1.ConfigurationInvalid, strings.Join(lines, "\n")
+		condition.Status, condition.Reason = metav1.ConditionFalse, v1beta1.ReasonConfigurationError
+		condition.Message = have.Status.ErrorSummary
+	}
+	meta.SetStatusCondition(&have.Status.Conditions, condition)
+	if reflect.DeepEqual(before.Status, have.Status) {
+		return nil
+	}
+	return w.c.client.Status().Update(ctx, &have)
+}
+
+// configurationState returns our own, without status.
+func (w *StateWriter) configurationState() *v1beta1.ConfigurationState {
+	o := &v1beta1.ConfigurationState{ObjectMeta: metav1.ObjectMeta{
+		Namespace: w.c.opts.Namespace, Name: v1beta1.ComponentController,
+		Labels: map[string]string{v1beta1.LabelComponentType: v1beta1.ComponentController},
+	}}
+	if node := w.c.opts.NodeName; node != "" {
+		o.Name = v1beta1.ComponentSpeaker + "-" + node
+		o.Labels = map[string]string{v1beta1.LabelComponentType: v1beta1.ComponentSpeaker, v1beta1.LabelNodeName: node}
+	}
+	return o
+}
+
+// own makes our Pod the owner of o, so that o goes with it. Without the Pod, o stays.
+func (w *StateWriter) own(ctx context.Context, o client.Object) {
+	if w.c.opts.PodName == "" {
+		return
+	}
+	var pod corev1.Pod
+	if err := w.c.client.Get(ctx, client.ObjectKey{Namespace: w.c.opts.Namespace, Name: w.c.opts.PodName}, &pod); err != nil {
+		w.c.opts.Log.Debug("own pod cannot be read: its configuration state will outlive it", "err", err)
+		return
+	}
+	o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}})
+}

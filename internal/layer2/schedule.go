@@ -1,0 +1,121 @@
+package layer2
+
+import (
+	"container/heap"
+	"hash/fnv"
+	"net/netip"
+	"time"
+)
+
+// schedule says when which address is next announced on which link, unasked. It
+// reads no clock. An address is announced when it is started, then at growing gaps
+// for 8 s, because a switch or host may miss the first frames while it converges,
+// and then once per refresh.
+type schedule struct {
+	refresh time.Duration
+	items   map[key]*item
+	queue   queue
+}
+
+// item is one address on one link.
+type item struct {
+	key   key
+	since time.Time // when its announcement was started
+	at    time.Time // when it is next announced
+	pos   int       // in the queue
+}
+
+func newSchedule(refresh time.Duration) *schedule {
+	return &schedule{refresh: refresh, items: map[key]*item{}}
+}
+
+// start makes k due now, and begins its schedule anew.
+func (s *schedule) start(k key, now time.Time) {
+	it := s.items[k]
+	if it == nil {
+		it = &item{key: k, since: now, at: now}
+		s.items[k] = it
+		heap.Push(&s.queue, it)
+		return
+	}
+	it.since, it.at = now, now
+	heap.Fix(&s.queue, it.pos)
+}
+
+// stop forgets k.
+func (s *schedule) stop(k key) {
+	if it := s.items[k]; it != nil {
+		heap.Remove(&s.queue, it.pos)
+		delete(s.items, k)
+	}
+}
+
+// due returns one key that is to be announced now and moves it to its next time;
+// false if there is none.
+func (s *schedule) due(now time.Time) (key, bool) {
+	if len(s.queue) == 0 || s.queue[0].at.After(now) {
+		return key{}, false
+	}
+	it := s.queue[0]
+	it.at = next(it.since, now, s.refresh, spread(it.key.addr, s.refresh))
+	heap.Fix(&s.queue, 0)
+	return it.key, true
+}
+
+// deadline returns when the next key is due; false if there is none.
+func (s *schedule) deadline() (time.Time, bool) {
+	if len(s.queue) == 0 {
+		return time.Time{}, false
+	}
+	return s.queue[0].at, true
+}
+
+// next returns when to announce again, after now, what is announced since then.
+// spread, at most refresh, moves all refreshes, so that addresses that were taken
+// over together are not refreshed in one burst for ever after.
+func next(since, now time.Time, refresh, spread time.Duration) time.Time {
+	const ms = time.Millisecond
+	last := since
+	for _, d := range [...]time.Duration{0, 300 * ms, 1000 * ms, 2000 * ms, 4000 * ms, 8000 * ms} {
+		if last = since.Add(d); last.After(now) {
+			return last
+		}
+	}
+	first := last.Add(spread)
+	if first.After(now) {
+		return first
+	}
+	return first.Add((now.Sub(first)/refresh + 1) * refresh)
+}
+
+// spread returns a part of refresh that depends on addr alone.
+func spread(addr netip.Addr, refresh time.Duration) time.Duration {
+	h := fnv.New32a()
+	b := addr.As16()
+	_, _ = h.Write(b[:]) // it never fails
+	return refresh * time.Duration(h.Sum32()>>16) >> 16
+}
+
+// queue is a heap of items, the first one due soonest.
+type queue []*item
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].pos, q[j].pos = i, j
+}
+
+func (q *queue) Push(x any) {
+	it := x.(*item) //nolint:forcetypeassert,errcheck // nothing else is pushed
+	it.pos = len(*q)
+	*q = append(*q, it)
+}
+
+func (q *queue) Pop() any {
+	last := len(*q) - 1
+	it := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	return it
+}
