@@ -110,8 +110,8 @@ func (l *lab) start(name string, args ...string) (stop func()) {
 	stop = func() {
 		if !stopped {
 			stopped = true
-			cmd.Process.Kill()
-			cmd.Wait()
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
 			if l.t.Failed() {
 				l.t.Logf("output of %s:\n%s", name, out.String())
 			}
@@ -168,7 +168,7 @@ func shortDir(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

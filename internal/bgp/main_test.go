@@ -215,7 +215,7 @@ func startNode(t testing.TB, ns string) *node {
 		if strings.Contains(log, secret) {
 			t.Errorf("the password is in the log:\n%s", log)
 		}
-		if t.Failed() {
+		if t.Failed() || testing.Verbose() {
 			t.Logf("status of the speaker: %+v\nlog:\n%s", n.last.Status, log)
 		}
 	})
@@ -223,7 +223,7 @@ func startNode(t testing.TB, ns string) *node {
 }
 
 // stop ends the speaker as SIGTERM would.
-func (n *node) stop() { n.stdin.Close() }
+func (n *node) stop() { _ = n.stdin.Close() }
 
 // apply has the speaker apply want and returns its answer.
 func (n *node) apply(want ...lb.Session) report {

@@ -33,18 +33,13 @@ func (s *Speaker) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector. The label peer is address:port.
 func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
-	s.mu.Lock()
-	sessions := slices.Collect(maps.Values(s.sessions))
-	s.mu.Unlock()
-
 	type sample struct {
 		up, announced, pending int
 		updates                uint64
 	}
 	// Peers that differ in sourceAddress alone share a label.
 	samples := make(map[netip.AddrPort]sample)
-	for _, session := range sessions {
-		st := session.status.Load()
+	for _, st := range s.Status() {
 		key := netip.AddrPortFrom(st.Addr, st.Port)
 		sum := samples[key]
 		if st.State == stateEstablished {
@@ -52,8 +47,17 @@ func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
 		}
 		sum.announced += st.Advertised
 		sum.pending += st.Wanted
-		sum.updates += session.updates()
 		samples[key] = sum
+	}
+	s.mu.Lock()
+	sessions := slices.Collect(maps.Values(s.sessions))
+	s.mu.Unlock()
+	for _, session := range sessions {
+		key := netip.AddrPortFrom(session.peer.Addr, session.peer.Port)
+		if sum, ok := samples[key]; ok {
+			sum.updates += session.updates()
+			samples[key] = sum
+		}
 	}
 	for key, v := range samples {
 		peer := key.String()

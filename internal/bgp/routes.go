@@ -24,44 +24,40 @@ func (s *session) reconcile() {
 	routes := s.routes
 	s.mu.Unlock()
 
-	want := make(map[netip.Prefix]route, len(routes))
-	carried := 0
+	hops := map[lb.Family]netip.Addr{lb.IPv4: s.hop(lb.IPv4), lb.IPv6: s.hop(lb.IPv6)}
+	var fresh, gone []told
 	lacks := make(map[string]int) // routes that are not sent, by reason
 	for pfx, attrs := range routes {
 		family := lb.FamilyOf(pfx.Addr())
-		hop := s.hop(family)
-		if hop.IsValid() {
-			want[pfx] = route{attrs, hop}
-		}
+		r := route{attrs, hops[family]}
 		switch {
+		case s.state != stateEstablished:
+			continue
 		case !s.facts.carries(family):
 			lacks[family.String()+" unicast is not negotiated: activate it for this neighbor on the router"]++
-		case !hop.IsValid():
+		case !r.hop.IsValid():
 			lacks["the link to the router has no "+family.String()+" address to be the next hop"]++
 		default:
-			carried++
+			if old, ok := s.sent[pfx]; !ok || !old.equal(r) {
+				fresh = append(fresh, told{pfx, r})
+			}
 		}
 	}
-
-	var fresh, gone []netip.Prefix
-	for pfx, r := range want {
-		if old, ok := s.sent[pfx]; !ok || !old.equal(r) {
-			fresh = append(fresh, pfx)
-		}
-	}
-	for pfx := range s.sent {
-		if _, ok := want[pfx]; !ok {
-			gone = append(gone, pfx)
+	for pfx, r := range s.sent {
+		family := lb.FamilyOf(pfx.Addr())
+		if _, ok := routes[pfx]; !ok || !s.facts.carries(family) || !hops[family].IsValid() {
+			gone = append(gone, told{pfx, r})
 		}
 	}
 	// What is new goes first: where an aggregate takes the place of single
 	// addresses, or they of it, there is no moment without a route.
-	for _, err := range []error{s.announce(fresh, want), s.withdraw(gone)} {
-		if err != nil {
-			lacks[err.Error()]++
-		}
+	if err := s.announce(fresh); err != nil {
+		lacks[err.Error()] += len(fresh)
 	}
-	s.wanted, s.advertised, s.lacking = len(routes), carried, explainLacks(lacks)
+	if err := s.withdraw(gone); err != nil {
+		lacks[err.Error()] += len(gone)
+	}
+	s.wanted, s.advertised, s.lacking = len(routes), len(s.sent), explainLacks(lacks)
 }
 
 // hop is the next hop for routes of a family; the zero Addr if there is none, as
@@ -79,43 +75,49 @@ func (s *session) hop(f lb.Family) netip.Addr {
 	return s.local.other
 }
 
-func (s *session) announce(pfxs []netip.Prefix, want map[netip.Prefix]route) error {
-	for some := range slices.Chunk(pfxs, batch) {
-		paths, err := s.paths(some, want)
+// told is a route that GoBGP is to be told, or has been.
+type told struct {
+	pfx netip.Prefix
+	route
+}
+
+func (s *session) announce(routes []told) error {
+	for some := range slices.Chunk(routes, batch) {
+		paths, err := s.paths(some)
 		if err != nil {
 			return err
 		}
 		if _, err := s.server.AddPath(apiutil.AddPathRequest{Paths: paths}); err != nil {
 			return fmt.Errorf("announce routes: %w", err)
 		}
-		for _, pfx := range some {
-			s.sent[pfx] = want[pfx]
+		for _, r := range some {
+			s.sent[r.pfx] = r.route
 		}
 	}
 	return nil
 }
 
-func (s *session) withdraw(pfxs []netip.Prefix) error {
-	for some := range slices.Chunk(pfxs, batch) {
-		paths, err := s.paths(some, s.sent)
+func (s *session) withdraw(routes []told) error {
+	for some := range slices.Chunk(routes, batch) {
+		paths, err := s.paths(some)
 		if err != nil {
 			return err
 		}
 		if err := s.server.DeletePath(apiutil.DeletePathRequest{Paths: paths}); err != nil {
 			return fmt.Errorf("withdraw routes: %w", err)
 		}
-		for _, pfx := range some {
-			delete(s.sent, pfx)
+		for _, r := range some {
+			delete(s.sent, r.pfx)
 		}
 	}
 	return nil
 }
 
-func (s *session) paths(pfxs []netip.Prefix, routes map[netip.Prefix]route) ([]*apiutil.Path, error) {
-	paths := make([]*apiutil.Path, len(pfxs))
-	for i, pfx := range pfxs {
+func (s *session) paths(routes []told) ([]*apiutil.Path, error) {
+	paths := make([]*apiutil.Path, len(routes))
+	for i, r := range routes {
 		var err error
-		if paths[i], err = path(s.peer, pfx, routes[pfx]); err != nil {
+		if paths[i], err = path(s.peer, r.pfx, r.route); err != nil {
 			return nil, err
 		}
 	}

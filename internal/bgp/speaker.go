@@ -45,7 +45,8 @@ type Config struct {
 	NodeName string
 	// NodeAddrs returns the node's own addresses, best first; nil for none. The
 	// first IPv4 address is the router ID of peers that set none. They serve as
-	// next hops where the link to the router has no address of a family.
+	// next hops where the link to the router has no address of a family. It is
+	// called from several goroutines, often.
 	NodeAddrs func() []netip.Addr
 	// Log is where sessions that come and go are reported; nil for nowhere.
 	Log *slog.Logger
@@ -124,12 +125,10 @@ func (s *Speaker) Run(ctx context.Context) error {
 	<-ctx.Done()
 
 	s.mu.Lock()
-	s.phase = stopped
-	for name, session := range s.sessions {
-		session.stop()
-		s.retiring = append(s.retiring, session)
-		delete(s.sessions, name)
+	for name := range s.sessions {
+		s.retire(name)
 	}
+	s.phase = stopped
 	open := s.retiring
 	s.mu.Unlock()
 
@@ -191,8 +190,8 @@ func (s *Speaker) Apply(ctx context.Context, want lb.BGP) error {
 func (s *Speaker) retire(name string) {
 	session := s.sessions[name]
 	delete(s.sessions, name)
+	session.stop()
 	if s.phase == running {
-		session.stop()
 		s.retiring = append(s.retiring, session)
 	}
 	s.notify()

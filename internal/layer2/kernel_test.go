@@ -223,3 +223,33 @@ func TestManyGroups(t *testing.T) {
 	})
 	l.answered("eth0", addr, nodeMAC)
 }
+
+// A link with carrier that takes no frames must cost the others nothing.
+func TestStuckLinkDoesNotHoldUpOthers(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	if out := l.try("node", "tc", "qdisc", "add", "dev", "eth1", "root", "tbf", "rate", "8bit", "burst", "1600", "limit", "10000000"); out != "" {
+		skip(t, "needs the token bucket filter of tc: "+out)
+	}
+	want := lb.L2{}
+	addr := netip.MustParseAddr("10.0.0.0")
+	for range 2000 {
+		addr = addr.Next()
+		want[addr] = lb.L2Announcement{}
+	}
+	l.until("links are known", func() (string, bool) {
+		s := l.apply(lb.L2{})
+		return fmt.Sprint(s.Links), s.Links["eth0"] == links.Usable && s.Links["eth1"] == links.Usable
+	})
+	l.apply(want)
+	l.until("all are told to eth0", func() (string, bool) {
+		told := uint64(0)
+		for _, a := range l.send(command{}).Addrs {
+			told += min(a.GratuitousSent, 2) // eth1 takes few, and nobody hears them
+		}
+		return fmt.Sprint(told, " frames"), told == 2*2000
+	})
+	l.stale(vip)
+	l.apply(lb.L2{vip: {}})
+	l.corrected(vip, nodeMAC)
+}

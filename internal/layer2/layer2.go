@@ -6,6 +6,7 @@
 //	            ▼                              ▼
 //	  ARP and NDP responders            schedule of gratuitous
 //	  (one socket each)                 ARP and unsolicited NA
+//	                                    (one socket per link)
 //
 // The bytes and the decisions are those of internal/core/arp and internal/core/ndp.
 // It needs the capability NET_RAW and no other.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -15,15 +14,8 @@ import (
 	"github.com/barelb/barelb/internal/core/ndp"
 )
 
-const (
-	// sendTime bounds one batch of unasked frames, and so how long Apply may have to
-	// wait if a link takes no more frames.
-	sendTime = time.Second
-	// joinAgain is the pause before groups are joined that could not be.
-	joinAgain = time.Second
-	// maxFrame in bytes is more than any solicitation that makes sense.
-	maxFrame = 2048
-)
+// maxFrame in bytes is more than any solicitation that makes sense.
+const maxFrame = 2048
 
 // Run answers and announces until ctx ends, and then returns nil. Links may come and
 // go meanwhile. It fails at once if the sockets cannot be opened. It may be called
@@ -36,39 +28,29 @@ func (a *Announcer) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serve(ctx, s.arp, &a.arpGate, answerARP) })
 	g.Go(func() error { return a.serve(ctx, s.ndp, &a.ndpGate, answerNDP) })
-	g.Go(func() error { a.announce(ctx, s.send); return nil })
+	g.Go(func() error { a.announce(ctx); return nil })
 	g.Go(func() error { <-ctx.Done(); return s.close() })
 	err = g.Wait()
 	a.setLinks(ctx, nil) // nothing is answered any more: let Status say so
 	return err
 }
 
-// sockets are what Run needs of the kernel, but for the group memberships.
-type sockets struct{ arp, ndp, send *packetConn }
+// sockets are those that answers are given on.
+type sockets struct{ arp, ndp *packetConn }
 
 func openSockets() (sockets, error) {
-	var (
-		s    sockets
-		errs [3]error
-	)
-	s.arp, errs[0] = openReceiver(unix.ETH_P_ARP, arpRequests())
-	s.ndp, errs[1] = openReceiver(unix.ETH_P_IPV6, solicitations())
-	s.send, errs[2] = openSender()
-	if err := errors.Join(errs[:]...); err != nil {
-		return sockets{}, errors.Join(err, s.close())
+	a, err := openReceiver(unix.ETH_P_ARP, arpRequests())
+	if err != nil {
+		return sockets{}, err
 	}
-	return s, nil
+	n, err := openReceiver(unix.ETH_P_IPV6, solicitations())
+	if err != nil {
+		return sockets{}, errors.Join(err, a.close())
+	}
+	return sockets{a, n}, nil
 }
 
-func (s sockets) close() error {
-	var errs []error
-	for _, c := range []*packetConn{s.arp, s.ndp, s.send} {
-		if c != nil {
-			errs = append(errs, c.close())
-		}
-	}
-	return errors.Join(errs...)
-}
+func (s sockets) close() error { return errors.Join(s.arp.close(), s.ndp.close()) }
 
 // answerer decides about a frame that arrived on p. It returns the reply, appended to
 // out, and whose it is; nil if the frame is not answered.
@@ -136,95 +118,4 @@ func (a *Announcer) reply(ctx context.Context, conn *packetConn, link int, answe
 		return
 	}
 	e.count.replies.Add(1)
-}
-
-// announce follows the links, joins groups and sends what nobody has asked for, until
-// ctx ends.
-func (a *Announcer) announce(ctx context.Context, conn *packetConn) {
-	var (
-		g         groups
-		joinedFor *table           // what groups were last joined for, or tried to
-		joinTimer <-chan time.Time // nil unless some could not be joined
-	)
-	defer g.close()
-	changed := a.followLinks(ctx)
-	for {
-		if t := a.table.Load(); t != joinedFor {
-			joinedFor, joinTimer = t, nil
-			if err := g.apply(t.memberships()); err != nil {
-				a.cfg.Log.WarnContext(ctx, "multicast groups not joined", "err", err)
-				joinTimer = time.After(joinAgain)
-			}
-		}
-		var dueTimer <-chan time.Time
-		if at, ok := a.announceDue(ctx, conn); ok {
-			dueTimer = time.After(time.Until(at))
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-			changed = a.followLinks(ctx)
-		case <-a.wake:
-		case <-joinTimer:
-			joinedFor = nil
-		case <-dueTimer:
-		}
-	}
-}
-
-// announceDue sends all that is due and returns when more will be.
-func (a *Announcer) announceDue(ctx context.Context, conn *packetConn) (time.Time, bool) {
-	now := time.Now()
-	if err := conn.setDeadline(now.Add(sendTime)); err != nil {
-		a.cfg.Log.WarnContext(ctx, "send deadline not set", "err", err)
-	}
-	var (
-		lost int
-		last error
-	)
-	for ctx.Err() == nil {
-		a.mu.Lock()
-		k, ok := a.sched.due(now)
-		at, more := a.sched.deadline()
-		a.mu.Unlock()
-		if !ok {
-			if last != nil && ctx.Err() == nil {
-				a.cfg.Log.WarnContext(ctx, "announcements not sent", "announcements", lost, "err", last)
-			}
-			return at, more
-		}
-		if err := a.sendUnasked(conn, k); err != nil {
-			lost, last = lost+1, err
-		}
-	}
-	return time.Time{}, false
-}
-
-// sendUnasked tells a link of an address: by gratuitous ARP, or by unsolicited
-// Neighbor Advertisement.
-func (a *Announcer) sendUnasked(conn *packetConn, k key) error {
-	a.scheduleGate.Lock()
-	defer a.scheduleGate.Unlock()
-	e, p, ok := a.table.Load().lookup(k)
-	if !ok {
-		return nil // it was withdrawn a moment ago
-	}
-	var frames [][]byte
-	if k.addr.Is4() {
-		for _, packet := range arp.Gratuitous(k.addr, p.mac) {
-			frames = append(frames, packet.Append(nil))
-		}
-	} else {
-		frames = append(frames, ndp.Unsolicited(k.addr, p.mac).Append(nil))
-	}
-	for _, frame := range frames {
-		if err := conn.send(frame, k.link); linkGone(err) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("announce %s on %s: %w", k.addr, p.name, err)
-		}
-		e.count.gratuitous.Add(1)
-	}
-	return nil
 }

@@ -239,7 +239,10 @@ func from(pools []*poolState, o offers, policy lb.FamilyPolicy, fams []lb.Family
 	if len(fams) == 2 && policy == lb.PreferDualStack {
 		tries = append(tries, fams[:1], fams[1:])
 	}
-	if i := slices.IndexFunc(pools, func(p *poolState) bool { return slices.ContainsFunc(o.own, p.gives) }); i > 0 {
+	stays := func(p *poolState) bool {
+		return slices.ContainsFunc(o.own, func(a netip.Addr) bool { return p.gives(a) && slices.Contains(fams, lb.FamilyOf(a)) })
+	}
+	if i := slices.IndexFunc(pools, stays); i > 0 {
 		pools = slices.Concat(pools[i:i+1], pools[:i], pools[i+1:])
 	}
 	for _, try := range tries {

@@ -34,7 +34,7 @@ func TestFreeSetAgainstOracle(t *testing.T) {
 		for _, a := range all {
 			slow[a] = true
 		}
-		for range 4000 {
+		for range 800 {
 			if a := all[rng.IntN(len(all))]; rng.IntN(2) == 0 {
 				fast.take(a)
 				slow[a] = false

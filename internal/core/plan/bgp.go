@@ -11,10 +11,25 @@ import (
 	"github.com/barelb/barelb/internal/core/lb"
 )
 
-// route is a prefix and the advertisement, by its place in Config.BGP, that wants it.
+// route is a prefix and the advertisements that want it.
 type route struct {
 	prefix netip.Prefix
-	adv    int
+	advs   *advSet
+}
+
+// advSet is a set of BGPAdvertisements, by their places in Config.BGP, so oldest
+// first. There is one advSet for each set: equal sets have equal pointers.
+type advSet struct{ places []int }
+
+// intern returns the set of the given places, which are in order.
+func (p *Planner) intern(places []int) *advSet {
+	key := setKey(places)
+	s := p.advSets[key]
+	if s == nil {
+		s = &advSet{places}
+		p.advSets[key] = s
+	}
+	return s
 }
 
 // derivePeers finds the peers that this node has a session with. Of two with one
@@ -38,29 +53,23 @@ func (p *Planner) derivePeers() {
 		p.peers = append(p.peers, peer)
 	}
 	slices.SortFunc(p.peers, func(a, b *config.Peer) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(p.problems, func(a, b config.Problem) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // decideBGP finds the routes of a Service on this node. Other nodes do not matter.
-func (p *Planner) decideBGP(svc *Service, pool string, v *Verdict) {
+func (p *Planner) decideBGP(svc *Service, pool string, eps backends, v *Verdict, st *state) {
 	var advs []int
-	for i, a := range p.cfg.BGP {
-		if a.Pools[pool] && lb.MatchesAny(a.ServiceSelectors, svc.Labels) && p.covers(a.NodeSelectors, p.opts.Node) {
+	for _, i := range p.bgpAdvs[pool] {
+		if lb.MatchesAny(p.cfg.BGP[i].ServiceSelectors, svc.Labels) {
 			advs = append(advs, i)
 		}
 	}
-	if v.BGP = p.whyNoRoute(svc, pool, len(advs)); v.BGP.Reason != "" {
+	if v.BGP = p.whyNoRoute(svc, pool, eps, len(advs)); v.BGP.Reason != "" {
 		return
 	}
-	for _, i := range advs {
-		for _, addr := range svc.Addrs {
-			pfx := netip.PrefixFrom(addr, p.cfg.BGP[i].Length(lb.FamilyOf(addr))).Masked()
-			if r := (route{pfx, i}); !slices.Contains(v.routes, r) {
-				v.routes = append(v.routes, r)
-			}
-		}
-	}
+	st.routes = p.routes(svc.Addrs, advs)
 	for _, peer := range p.peers {
-		if slices.ContainsFunc(v.routes, func(r route) bool { return p.tells(peer, r) }) {
+		if slices.ContainsFunc(st.routes, func(r route) bool { return p.tellsAny(peer, r) }) {
 			v.Peers = append(v.Peers, peer.Name)
 		}
 	}
@@ -70,9 +79,33 @@ func (p *Planner) decideBGP(svc *Service, pool string, v *Verdict) {
 	}
 }
 
-func (p *Planner) whyNoRoute(svc *Service, pool string, advs int) Outcome {
+// routes returns the prefixes of addrs, as advs aggregate them.
+func (p *Planner) routes(addrs []netip.Addr, advs []int) []route {
+	var prefixes []netip.Prefix
+	var wantedBy [][]int
+	for _, addr := range addrs {
+		for _, i := range advs {
+			pfx := netip.PrefixFrom(addr, p.cfg.BGP[i].Length(lb.FamilyOf(addr))).Masked()
+			at := slices.Index(prefixes, pfx)
+			if at < 0 {
+				at = len(prefixes)
+				prefixes, wantedBy = append(prefixes, pfx), append(wantedBy, nil)
+			}
+			if !slices.Contains(wantedBy[at], i) {
+				wantedBy[at] = append(wantedBy[at], i)
+			}
+		}
+	}
+	out := make([]route, len(prefixes))
+	for at, pfx := range prefixes {
+		slices.Sort(wantedBy[at])
+		out[at] = route{pfx, p.intern(wantedBy[at])}
+	}
+	return out
+}
+
+func (p *Planner) whyNoRoute(svc *Service, pool string, eps backends, advs int) Outcome {
 	me := p.nodes[p.opts.Node]
-	endpoints, anyServes := svc.serving()
 	switch {
 	case advs == 0:
 		return Outcome{lb.NoMatchingAdvertisement, "no BGPAdvertisement is for IPAddressPool " + pool + ", this Service and this node"}
@@ -80,70 +113,109 @@ func (p *Planner) whyNoRoute(svc *Service, pool string, advs int) Outcome {
 		return Outcome{lb.NodeNetworkUnavailable, "this node's condition NetworkUnavailable is True"}
 	case me.Excluded && !p.opts.IgnoreExcluded:
 		return Outcome{lb.NodeExcluded, "this node carries node.kubernetes.io/exclude-from-external-load-balancers"}
-	case !anyServes:
+	case !eps.some:
 		return Outcome{lb.NoEndpoint, "no endpoint is ready"}
-	case svc.TrafficLocal && !endpoints[p.opts.Node]:
+	case svc.TrafficLocal && !eps.nodes[p.opts.Node]:
 		return Outcome{lb.NoLocalEndpoint, "externalTrafficPolicy is Local and no endpoint on this node is ready"}
 	}
 	return Outcome{}
 }
 
-// tells reports whether peer is told of a route: its session carries the family,
-// and the advertisement does not leave it out.
-func (p *Planner) tells(peer *config.Peer, r route) bool {
-	only := p.cfg.BGP[r.adv].Peers
-	if len(only) > 0 {
-		if _, named := slices.BinarySearch(only, peer.Name); !named {
-			return false
-		}
-	}
-	return slices.Contains(peer.Families, lb.FamilyOf(r.prefix.Addr()))
+// tells reports whether an advertisement does not leave peer out.
+func (p *Planner) tells(peer *config.Peer, adv int) bool {
+	only := p.cfg.BGP[adv].Peers
+	_, named := slices.BinarySearch(only, peer.Name)
+	return len(only) == 0 || named
 }
 
-// bgp puts together all sessions and routes. A prefix that several
-// advertisements want carries the communities of all of them and the local
-// preference of the oldest.
-func (p *Planner) bgp() lb.BGP {
-	wanted := map[netip.Prefix][]int{} // advertisements, oldest first
-	for _, v := range p.verdicts {
-		for _, r := range v.routes {
-			if at, found := slices.BinarySearch(wanted[r.prefix], r.adv); !found {
-				wanted[r.prefix] = slices.Insert(wanted[r.prefix], at, r.adv)
-			}
-		}
+// tellsAny reports whether peer is told of a route: its session carries the family,
+// and one of the advertisements does not leave it out.
+func (p *Planner) tellsAny(peer *config.Peer, r route) bool {
+	return slices.Contains(peer.Families, lb.FamilyOf(r.prefix.Addr())) &&
+		slices.ContainsFunc(r.advs.places, func(i int) bool { return p.tells(peer, i) })
+}
+
+// sameRoutes reports whether s and o want the same routes. Either may be nil.
+func (s *state) sameRoutes(o *state) bool {
+	var a, b []route
+	if s != nil {
+		a = s.routes
 	}
+	if o != nil {
+		b = o.routes
+	}
+	return slices.Equal(a, b)
+}
+
+// bgp puts together all sessions and routes. Sessions that are told the same share
+// one map.
+func (p *Planner) bgp() lb.BGP {
+	wanted := p.wanted()
+	made := map[string]map[netip.Prefix]lb.Attrs{}
 	out := make(lb.BGP, 0, len(p.peers))
 	for _, peer := range p.peers {
-		s := lb.Session{Peer: peer.Peer, Routes: make(map[netip.Prefix]lb.Attrs, len(wanted))}
-		for pfx, advs := range wanted {
-			if a, ok := p.attrs(peer, pfx, advs); ok {
-				s.Routes[pfx] = a
+		var told []int
+		for i := range p.cfg.BGP {
+			if p.tells(peer, i) {
+				told = append(told, i)
 			}
 		}
-		out = append(out, s)
+		alike := fmt.Sprint(peer.Families, told)
+		if made[alike] == nil {
+			made[alike] = p.told(peer, wanted)
+		}
+		out = append(out, lb.Session{Peer: peer.Peer, Routes: made[alike]})
 	}
 	return out
 }
 
-// attrs merges the attributes of the advertisements that tell peer of pfx.
-func (p *Planner) attrs(peer *config.Peer, pfx netip.Prefix, advs []int) (lb.Attrs, bool) {
-	var out lb.Attrs
-	told := 0
-	for _, i := range advs {
-		if !p.tells(peer, route{pfx, i}) {
-			continue
+// wanted returns all prefixes and the advertisements that want them.
+func (p *Planner) wanted() map[netip.Prefix]*advSet {
+	wanted := make(map[netip.Prefix]*advSet, len(p.states))
+	for _, st := range p.states {
+		for _, r := range st.routes {
+			have := wanted[r.prefix]
+			if have != nil && have != r.advs {
+				both := slices.Concat(have.places, r.advs.places)
+				slices.Sort(both)
+				r.advs = p.intern(slices.Compact(both))
+			}
+			wanted[r.prefix] = r.advs
 		}
-		a := p.cfg.BGP[i].Attrs
-		if told++; told == 1 {
-			out = a // shared: it is immutable
-			continue
-		}
-		out = lb.Attrs{
-			LocalPref:        cmp.Or(out.LocalPref, a.LocalPref),
-			Communities:      slices.Concat(out.Communities, a.Communities),
-			LargeCommunities: slices.Concat(out.LargeCommunities, a.LargeCommunities),
-		}
-		out.Normalize()
 	}
-	return out, told > 0
+	return wanted
+}
+
+// told returns the routes that peer is told, with their attributes.
+func (p *Planner) told(peer *config.Peer, wanted map[netip.Prefix]*advSet) map[netip.Prefix]lb.Attrs {
+	merged := map[*advSet]lb.Attrs{}
+	out := make(map[netip.Prefix]lb.Attrs, len(wanted))
+	for pfx, set := range wanted {
+		if !p.tellsAny(peer, route{pfx, set}) {
+			continue
+		}
+		a, ok := merged[set]
+		if !ok {
+			a = p.merge(peer, set)
+			merged[set] = a
+		}
+		out[pfx] = a
+	}
+	return out
+}
+
+// merge puts together the attributes of the advertisements that tell peer: the
+// communities of all of them and the local preference of the oldest that has one.
+func (p *Planner) merge(peer *config.Peer, set *advSet) lb.Attrs {
+	var out lb.Attrs
+	for _, i := range set.places {
+		if p.tells(peer, i) {
+			a := p.cfg.BGP[i].Attrs
+			out.LocalPref = cmp.Or(out.LocalPref, a.LocalPref)
+			out.Communities = append(out.Communities, a.Communities...)
+			out.LargeCommunities = append(out.LargeCommunities, a.LargeCommunities...)
+		}
+	}
+	out.Normalize()
+	return out
 }

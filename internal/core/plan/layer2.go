@@ -1,70 +1,48 @@
 package plan
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/lb"
-	"github.com/barelb/barelb/internal/core/owner"
 )
 
 // decideL2 elects the owner of a Service's addresses. All of them are answered
 // for by one node, which the first of them elects, as in MetalLB.
-func (p *Planner) decideL2(svc *Service, pool string, v *Verdict) {
-	var advs []*config.L2Adv
-	for _, a := range p.cfg.L2 {
-		if a.Pools[pool] && lb.MatchesAny(a.ServiceSelectors, svc.Labels) {
-			advs = append(advs, a)
+func (p *Planner) decideL2(svc *Service, pool string, eps backends, v *Verdict, st *state, old *state) {
+	var places []int
+	for i, a := range p.l2Advs[pool] {
+		if lb.MatchesAny(a.ServiceSelectors, svc.Labels) {
+			places = append(places, i)
 		}
 	}
-	if len(advs) == 0 {
+	if len(places) == 0 {
 		v.L2 = Outcome{lb.NoMatchingAdvertisement, "no L2Advertisement is for IPAddressPool " + pool + " and this Service"}
 		return
 	}
-	for _, a := range advs {
+	slate := p.slateOf(pool, places)
+	for _, a := range slate.advs {
 		if svc.HasSharing && len(a.ServiceSelectors) > 0 {
 			v.L2 = Outcome{lb.SharedIPWithServiceSelector, "L2Advertisement " + a.Name + " has serviceSelectors, which exclude Services with allow-shared-ip"}
 			return
 		}
 	}
-	endpoints, anyServes := svc.serving()
-	if !anyServes {
+	if !eps.some {
 		v.L2 = Outcome{lb.NoEndpoint, "no endpoint is ready"}
 		return
 	}
-	var cands []owner.Candidate
-	for _, name := range p.candidates {
-		if svc.TrafficLocal && !endpoints[name] {
-			continue
-		}
-		if score, ok := p.score(advs, name); ok {
-			cands = append(cands, owner.Candidate{Node: name, Score: score})
-		}
+	var last ballot
+	if old != nil {
+		last = old.ballot
 	}
-	v.Owner = owner.Elect(svc.Addrs[0], cands)
+	st.ballot = p.elect(svc, slate, last)
+	v.Owner = st.ballot.owner
 	if v.Owner != p.opts.Node {
-		v.L2 = p.whyNotOwner(svc, advs, endpoints, v.Owner)
+		v.L2 = p.whyNotOwner(svc, slate.advs, eps, v.Owner)
 		return
 	}
 	v.L2 = Outcome{lb.Announced, "this node answers for it"}
-	v.Links = p.links(advs)
-}
-
-// score sums a node's preferences over the advertisements that cover it.
-func (p *Planner) score(advs []*config.L2Adv, node string) (score int, covered bool) {
-	for _, a := range advs {
-		if !p.covers(a.NodeSelectors, node) {
-			continue
-		}
-		covered = true
-		for _, pref := range a.Preferred {
-			if pref.Selector.Matches(p.nodes[node].Labels) {
-				score += pref.Weight
-			}
-		}
-	}
-	return score, covered
+	v.Links = p.links(slate.advs)
 }
 
 // links returns where this node answers: the union of what the advertisements
@@ -84,7 +62,7 @@ func (p *Planner) links(advs []*config.L2Adv) []string {
 	return slices.Compact(links)
 }
 
-func (p *Planner) whyNotOwner(svc *Service, advs []*config.L2Adv, endpoints map[string]bool, own string) Outcome {
+func (p *Planner) whyNotOwner(svc *Service, advs []*config.L2Adv, eps backends, own string) Outcome {
 	me := p.nodes[p.opts.Node]
 	_, covered := p.score(advs, p.opts.Node)
 	switch {
@@ -94,12 +72,21 @@ func (p *Planner) whyNotOwner(svc *Service, advs []*config.L2Adv, endpoints map[
 		return Outcome{lb.NodeExcluded, "this node carries node.kubernetes.io/exclude-from-external-load-balancers"}
 	case !covered:
 		return Outcome{lb.NoMatchingAdvertisement, "no L2Advertisement for it selects this node"}
-	case svc.TrafficLocal && !endpoints[p.opts.Node]:
+	case svc.TrafficLocal && !eps.nodes[p.opts.Node]:
 		return Outcome{lb.NoLocalEndpoint, "externalTrafficPolicy is Local and no endpoint on this node is ready"}
 	case own == "":
 		return Outcome{lb.NotOwner, "no node can own it"}
 	}
 	return Outcome{lb.NotOwner, "node " + own + " owns it"}
+}
+
+// sameL2 reports whether v and o announce the same in Layer 2 mode. Either may be nil.
+func (v *Verdict) sameL2(o *Verdict) bool {
+	here := v != nil && v.L2.Reason == lb.Announced
+	if there := o != nil && o.L2.Reason == lb.Announced; !here || !there {
+		return here == there
+	}
+	return slices.Equal(v.Addrs, o.Addrs) && slices.Equal(v.Links, o.Links)
 }
 
 // l2 puts together what all Services need. An address that several of them share
@@ -111,18 +98,18 @@ func (p *Planner) l2() lb.L2 {
 			continue
 		}
 		for _, a := range v.Addrs {
-			out[a] = merge(out, a, v.Links)
+			if old, ok := out[a]; ok {
+				out[a] = mergeLinks(old, v.Links)
+			} else {
+				out[a] = lb.L2Announcement{Links: v.Links}
+			}
 		}
 	}
 	return out
 }
 
-func merge(have lb.L2, addr netip.Addr, links []string) lb.L2Announcement {
-	old, ok := have[addr]
-	switch {
-	case !ok:
-		return lb.L2Announcement{Links: links}
-	case len(old.Links) == 0 || len(links) == 0:
+func mergeLinks(old lb.L2Announcement, links []string) lb.L2Announcement {
+	if len(old.Links) == 0 || len(links) == 0 {
 		return lb.L2Announcement{}
 	}
 	both := slices.Concat(old.Links, links)

@@ -6,8 +6,10 @@
 // not announced from here. It is deterministic: two Planners that were told the
 // same world in any order yield the same.
 //
-// A change of one Service costs the work for that Service, and one pass over the
-// results of the others. A Planner belongs to one goroutine.
+// A change of one Service costs the work for that Service and, if what is announced
+// changes with it, one pass over what the others announce. A change of the other
+// nodes costs work for the Services whose owner changes. A Planner belongs to one
+// goroutine.
 package plan
 
 import (
@@ -27,7 +29,8 @@ type Options struct {
 	IgnoreExcluded bool
 }
 
-// Desired is what the node shall announce.
+// Desired is what the node shall announce. It must not be changed: the next plan
+// hands out the same maps where they are still right, and sessions share theirs.
 type Desired struct {
 	L2  lb.L2
 	BGP lb.BGP // sorted by peer name
@@ -40,13 +43,12 @@ type Desired struct {
 
 // Verdict says what becomes of one Service on this node.
 type Verdict struct {
-	Addrs  []netip.Addr
-	L2     Outcome
-	BGP    Outcome
-	Owner  string   // the node that answers for it in Layer 2 mode; "" if none
-	Links  []string // where this node answers for it; empty: everywhere
-	Peers  []string // names of the peers that are told, sorted
-	routes []route
+	Addrs []netip.Addr
+	L2    Outcome
+	BGP   Outcome
+	Owner string   // the node that answers for it in Layer 2 mode; "" if none
+	Links []string // where this node answers for it; empty: everywhere
+	Peers []string // names of the peers that are told, sorted
 }
 
 // Outcome is a reason with the words for the user.
@@ -68,21 +70,39 @@ type Planner struct {
 	nodes    map[string]*lb.Node
 	alive    map[string]bool // nil: every node counts as alive
 	services map[lb.Key]*Service
-	verdicts map[lb.Key]*Verdict
-	dirty    map[lb.Key]bool
-	allDirty bool
 
-	// Derived from the above when allDirty.
-	candidates []string // nodes that may own addresses, sorted
-	peers      []*config.Peer
-	problems   []config.Problem
+	verdicts map[lb.Key]*Verdict
+	states   map[lb.Key]*state
+	last     Desired // the plan before
+
+	dirty      map[lb.Key]bool // Services to decide anew
+	allDirty   bool            // the same for all: configuration or this node changed
+	nodesDirty bool            // other nodes, or who is alive, changed
+
+	// Derived from configuration and this node when allDirty.
+	l2Advs   map[string][]*config.L2Adv // by pool
+	bgpAdvs  map[string][]int           // by pool: those that cover this node, by their place in Config.BGP
+	advSets  map[string]*advSet
+	peers    []*config.Peer
+	problems []config.Problem
+
+	// Derived from all nodes as well.
+	candidates []string          // nodes that may own addresses, sorted
+	slates     map[string]*slate // by the advertisements that make them
+	changes    map[[2]*slate]*change
+}
+
+// state is what a Planner keeps of a Service to decide on it again with less work.
+type state struct {
+	routes []route
+	ballot ballot
 }
 
 // New returns a Planner that knows of nothing yet.
 func New(opts Options) *Planner {
 	return &Planner{
-		opts: opts, cfg: &config.Config{}, nodes: map[string]*lb.Node{},
-		services: map[lb.Key]*Service{}, verdicts: map[lb.Key]*Verdict{}, dirty: map[lb.Key]bool{}, allDirty: true,
+		opts: opts, cfg: &config.Config{}, nodes: map[string]*lb.Node{}, services: map[lb.Key]*Service{},
+		verdicts: map[lb.Key]*Verdict{}, states: map[lb.Key]*state{}, dirty: map[lb.Key]bool{}, allDirty: true,
 	}
 }
 
@@ -94,11 +114,25 @@ func (p *Planner) SetConfig(cfg *config.Config) {
 
 // SetNodes replaces the nodes of the cluster.
 func (p *Planner) SetNodes(nodes []lb.Node) {
+	old := p.nodes
 	p.nodes = make(map[string]*lb.Node, len(nodes))
 	for i := range nodes {
 		p.nodes[nodes[i].Name] = &nodes[i]
 	}
-	p.allDirty = true
+	if !equalNodes(old[p.opts.Node], p.nodes[p.opts.Node]) {
+		p.allDirty = true
+	}
+	if !maps.EqualFunc(old, p.nodes, equalNodes) {
+		p.nodesDirty = true
+	}
+}
+
+// equalNodes reports whether two nodes, of which either may be unknown, are alike.
+func equalNodes(a, b *lb.Node) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Name == b.Name && a.NetworkUnavailable == b.NetworkUnavailable && a.Excluded == b.Excluded && maps.Equal(a.Labels, b.Labels)
 }
 
 // SetAlive replaces the set of nodes whose speakers are known to live. nil means
@@ -108,7 +142,7 @@ func (p *Planner) SetAlive(alive map[string]bool) {
 		return
 	}
 	p.alive = alive
-	p.allDirty = true
+	p.nodesDirty = true
 }
 
 // SetService replaces one Service; nil removes it.
@@ -131,68 +165,91 @@ func (p *Planner) Verdicts() map[lb.Key]*Verdict { return p.verdicts }
 
 // Plan decides anew whatever changed since the last plan.
 func (p *Planner) Plan() Desired {
-	if p.allDirty {
+	everything := p.allDirty
+	p.changes = map[[2]*slate]*change{}
+	switch {
+	case p.allDirty:
 		p.derive()
 		for key := range p.services {
 			p.dirty[key] = true
 		}
-		for key := range p.verdicts {
-			p.dirty[key] = true
-		}
+	case p.nodesDirty:
+		p.reelect()
 	}
-	var d Desired
+	d := Desired{L2: p.last.L2, BGP: p.last.BGP, Problems: p.problems}
+	newL2, newBGP := everything, everything
 	for key := range p.dirty {
-		svc, old := p.services[key], p.verdicts[key]
-		if svc == nil {
-			delete(p.verdicts, key)
-			if old != nil {
-				d.Changed = append(d.Changed, key)
-			}
-			continue
-		}
-		v := p.decide(svc)
-		if old == nil || !old.equal(v) {
-			p.verdicts[key] = v
+		old, before := p.verdicts[key], p.states[key]
+		v, now := p.decide(p.services[key], before)
+		newL2 = newL2 || !v.sameL2(old)
+		newBGP = newBGP || !now.sameRoutes(before)
+		if !v.equal(old) {
 			d.Changed = append(d.Changed, key)
 		}
+		if v == nil {
+			delete(p.verdicts, key)
+			delete(p.states, key)
+		} else {
+			p.verdicts[key], p.states[key] = v, now
+		}
 	}
-	p.dirty = map[lb.Key]bool{}
-	p.allDirty = false
+	if newL2 {
+		d.L2 = p.l2()
+	}
+	if newBGP {
+		d.BGP = p.bgp()
+	}
 	slices.SortFunc(d.Changed, lb.Key.Compare)
-	d.L2 = p.l2()
-	d.BGP = p.bgp()
-	d.Problems = p.problems
+	p.dirty, p.allDirty, p.nodesDirty, p.changes = map[lb.Key]bool{}, false, false, nil
+	p.last = d
 	return d
 }
 
 // derive computes what depends on nodes, liveness and configuration alone.
 func (p *Planner) derive() {
-	p.candidates = p.candidates[:0]
-	for _, name := range slices.Sorted(maps.Keys(p.nodes)) {
-		n := p.nodes[name]
-		if (p.alive == nil || p.alive[name]) && !n.NetworkUnavailable && (!n.Excluded || p.opts.IgnoreExcluded) {
-			p.candidates = append(p.candidates, name)
+	p.l2Advs, p.bgpAdvs = map[string][]*config.L2Adv{}, map[string][]int{}
+	for _, a := range p.cfg.L2 {
+		for pool := range a.Pools {
+			p.l2Advs[pool] = append(p.l2Advs[pool], a)
 		}
 	}
+	for i, a := range p.cfg.BGP {
+		for pool := range a.Pools {
+			if p.covers(a.NodeSelectors, p.opts.Node) {
+				p.bgpAdvs[pool] = append(p.bgpAdvs[pool], i)
+			}
+		}
+	}
+	p.advSets, p.slates = map[string]*advSet{}, map[string]*slate{}
+	p.deriveCandidates()
 	p.derivePeers()
 }
 
+// equal reports whether v and o say the same. Either may be nil, for no Service.
 func (v *Verdict) equal(o *Verdict) bool {
+	if v == nil || o == nil {
+		return v == o
+	}
 	return v.L2 == o.L2 && v.BGP == o.BGP && v.Owner == o.Owner && slices.Equal(v.Addrs, o.Addrs) &&
-		slices.Equal(v.Links, o.Links) && slices.Equal(v.Peers, o.Peers) && slices.Equal(v.routes, o.routes)
+		slices.Equal(v.Links, o.Links) && slices.Equal(v.Peers, o.Peers)
 }
 
-// decide says what becomes of svc on this node.
-func (p *Planner) decide(svc *Service) *Verdict {
-	v := &Verdict{Addrs: svc.Addrs}
+// decide says what becomes of svc on this node, and nothing if svc is nil. old is
+// the state that the last decision left, or nil.
+func (p *Planner) decide(svc *Service, old *state) (*Verdict, *state) {
+	if svc == nil {
+		return nil, nil
+	}
+	v, st := &Verdict{Addrs: svc.Addrs}, &state{}
 	pool, no := p.poolOf(&svc.Service)
 	if no.Reason != "" {
 		v.L2, v.BGP = no, no
-		return v
+		return v, st
 	}
-	p.decideL2(svc, pool, v)
-	p.decideBGP(svc, pool, v)
-	return v
+	eps := svc.backends()
+	p.decideL2(svc, pool, eps, v, st, old)
+	p.decideBGP(svc, pool, eps, v, st)
+	return v, st
 }
 
 // poolOf returns the pool that the Service's addresses are from. Those of a pool
@@ -203,9 +260,9 @@ func (p *Planner) poolOf(svc *lb.Service) (string, Outcome) {
 	}
 	name := ""
 	for _, a := range svc.Addrs {
-		pool := p.cfg.PoolOf(a)
-		if pool == "" && p.cfg.SetAside[svc.Pool] {
-			pool = svc.Pool
+		pool := svc.Pool
+		if !p.cfg.SetAside[pool] {
+			pool = p.cfg.PoolOf(a)
 		}
 		switch {
 		case pool == "":
@@ -218,20 +275,28 @@ func (p *Planner) poolOf(svc *lb.Service) (string, Outcome) {
 	return name, Outcome{}
 }
 
-// serving returns the nodes on which an endpoint of svc can take traffic, and
-// whether there is any endpoint that can, be its node known or not.
-func (s *Service) serving() (nodes map[string]bool, any bool) {
-	nodes = map[string]bool{}
+// backends is where the endpoints of a Service are that can take traffic.
+type backends struct {
+	some bool // there is one, be its node known or not
+	// nodes are those that have one; nil unless externalTrafficPolicy is Local.
+	nodes map[string]bool
+}
+
+func (s *Service) backends() backends {
+	var b backends
+	if s.TrafficLocal {
+		b.nodes = map[string]bool{}
+	}
 	for _, e := range s.Endpoints {
 		if !e.Serving {
 			continue
 		}
-		any = true
-		if e.Node != "" {
-			nodes[e.Node] = true
+		b.some = true
+		if s.TrafficLocal && e.Node != "" {
+			b.nodes[e.Node] = true
 		}
 	}
-	return nodes, any
+	return b
 }
 
 // covers reports whether one of sels matches the node, if it is known.

@@ -1,0 +1,196 @@
+package plan_test
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/plan"
+)
+
+// told returns what each peer is told, in words.
+func told(d plan.Desired) map[string][]string {
+	out := map[string][]string{}
+	for _, s := range d.BGP {
+		out[s.Peer.Name] = []string{}
+		for _, pfx := range slices.SortedFunc(maps.Keys(s.Routes), netip.Prefix.Compare) {
+			text := pfx.String()
+			a := s.Routes[pfx]
+			if a.LocalPref != 0 {
+				text += fmt.Sprint(" pref=", a.LocalPref)
+			}
+			for _, c := range a.Communities {
+				text += " " + c.String()
+			}
+			for _, c := range a.LargeCommunities {
+				text += " " + c.String()
+			}
+			out[s.Peer.Name] = append(out[s.Peer.Name], text)
+		}
+	}
+	return out
+}
+
+func checkTold(t *testing.T, d plan.Desired, want map[string][]string) {
+	t.Helper()
+	if diff := cmp.Diff(want, told(d)); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+}
+
+func with(communities ...string) func(*config.BGPAdvertisement) {
+	return func(a *config.BGPAdvertisement) { a.Communities = communities }
+}
+func pref(n uint32) func(*config.BGPAdvertisement) {
+	return func(a *config.BGPAdvertisement) { a.LocalPref = n }
+}
+func lengths(v4, v6 int) func(*config.BGPAdvertisement) {
+	return func(a *config.BGPAdvertisement) { a.AggregationLength, a.AggregationLengthV6 = v4, v6 }
+}
+func peers(names ...string) func(*config.BGPAdvertisement) {
+	return func(a *config.BGPAdvertisement) { a.Peers = names }
+}
+func nodes(names ...string) func(*config.BGPAdvertisement) {
+	return func(a *config.BGPAdvertisement) { a.NodeSelectors = on(names...) }
+}
+func services(s lb.Selector) func(*config.BGPAdvertisement) {
+	return func(a *config.BGPAdvertisement) { a.ServiceSelectors = []lb.Selector{s} }
+}
+
+// TestRoutes: what the two routers are told by two advertisements.
+func TestRoutes(t *testing.T) {
+	type rs = map[string][]string
+	adv := bgpAdv
+	for name, c := range map[string]struct {
+		advs []config.BGPAdvertisement
+		want rs
+	}{
+		"plain":      {[]config.BGPAdvertisement{adv("a", 0)}, rs{"r1": {"192.168.1.250/32", "fd00::9/128"}, "r2": {"192.168.1.250/32", "fd00::9/128"}}},
+		"attributes": {[]config.BGPAdvertisement{adv("a", 0, pref(200), with("1:2", "large:1:2:3"), peers("r1"))}, rs{"r1": {"192.168.1.250/32 pref=200 1:2 large:1:2:3", "fd00::9/128 pref=200 1:2 large:1:2:3"}, "r2": {}}},
+		"communities are united": {
+			[]config.BGPAdvertisement{adv("a", 0, with("1:3", "large:1:1:1")), adv("b", 1, with("1:2", "1:3")), adv("c", 2, with("1:4"), peers("r2"))},
+			rs{"r1": {"192.168.1.250/32 1:2 1:3 large:1:1:1", "fd00::9/128 1:2 1:3 large:1:1:1"}, "r2": {"192.168.1.250/32 1:2 1:3 1:4 large:1:1:1", "fd00::9/128 1:2 1:3 1:4 large:1:1:1"}},
+		},
+		"the oldest local preference": {
+			[]config.BGPAdvertisement{adv("a", 3, pref(300)), adv("b", 2, pref(200)), adv("c", 1), adv("d", 0, pref(100), peers("r2"))},
+			rs{"r1": {"192.168.1.250/32 pref=200", "fd00::9/128 pref=200"}, "r2": {"192.168.1.250/32 pref=100", "fd00::9/128 pref=100"}},
+		},
+		"aggregates": {
+			[]config.BGPAdvertisement{adv("a", 0, lengths(24, 120), with("1:1")), adv("b", 1, peers("r2"), with("1:2"))},
+			rs{"r1": {"192.168.1.0/24 1:1", "fd00::/120 1:1"}, "r2": {"192.168.1.0/24 1:1", "192.168.1.250/32 1:2", "fd00::/120 1:1", "fd00::9/128 1:2"}},
+		},
+		"aggregates of one family": {
+			[]config.BGPAdvertisement{adv("a", 0, lengths(24, 128), with("1:1")), adv("b", 1, with("1:2"))},
+			rs{
+				"r1": {"192.168.1.0/24 1:1", "192.168.1.250/32 1:2", "fd00::9/128 1:1 1:2"},
+				"r2": {"192.168.1.0/24 1:1", "192.168.1.250/32 1:2", "fd00::9/128 1:1 1:2"},
+			},
+		},
+		"one peer each":   {[]config.BGPAdvertisement{adv("a", 0, peers("r1"), with("1:1")), adv("b", 1, peers("r2"), with("1:2"))}, rs{"r1": {"192.168.1.250/32 1:1", "fd00::9/128 1:1"}, "r2": {"192.168.1.250/32 1:2", "fd00::9/128 1:2"}}},
+		"for other nodes": {[]config.BGPAdvertisement{adv("a", 0, nodes("node2"), with("1:1")), adv("b", 1, nodes("node2", me), with("1:2"))}, rs{"r1": {"192.168.1.250/32 1:2", "fd00::9/128 1:2"}, "r2": {"192.168.1.250/32 1:2", "fd00::9/128 1:2"}}},
+		"none":            {nil, rs{"r1": {}, "r2": {}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			w.objs.BGP = c.advs
+			w.objs.Peers = []config.BGPPeer{peer("r2", 0, "192.168.1.2"), peer("r1", 1, "192.168.1.1")}
+			w.services[0] = service("s", "192.168.1.250", "fd00::9")
+			d, v := w.plan(t, me)
+			checkTold(t, d, c.want)
+			var want []string
+			for n, routes := range c.want {
+				if len(routes) > 0 {
+					want = append(want, n)
+				}
+			}
+			slices.Sort(want)
+			if diff := cmp.Diff(want, v.Peers, opts); diff != "" {
+				t.Errorf("peers of the verdict (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestFamiliesOfSession: a session without dualStackAddressFamily carries its own.
+func TestFamiliesOfSession(t *testing.T) {
+	w := newWorld()
+	four, six := peer("four", 0, "192.168.1.1"), peer("six", 0, "fd00::1")
+	four.DualStack, six.DualStack = false, false
+	w.objs.Peers = []config.BGPPeer{four, six, peer("both", 0, "fd00::2")}
+	w.services[0] = service("s", "192.168.1.250", "fd00::9")
+	d, _ := w.plan(t, me)
+	checkTold(t, d, map[string][]string{"four": {"192.168.1.250/32"}, "six": {"fd00::9/128"}, "both": {"192.168.1.250/32", "fd00::9/128"}})
+}
+
+// TestAggregateStaysWhileOneServiceWantsIt.
+func TestAggregateStaysWhileOneServiceWantsIt(t *testing.T) {
+	w := newWorld()
+	w.objs.BGP = []config.BGPAdvertisement{bgpAdv("a", 0, lengths(24, 120))}
+	w.services = []*plan.Service{service("s", "192.168.1.1"), service("t", "192.168.1.2")}
+	p := w.planner(me)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.0/24"}})
+	p.SetService(w.services[0].Key, nil)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.0/24"}})
+	idle := *w.services[1]
+	idle.Endpoints = nil
+	p.SetService(idle.Key, &idle)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {}})
+}
+
+// TestServicesOfOnePrefixUniteTheirCommunities: by sharing or by aggregation.
+func TestServicesOfOnePrefixUniteTheirCommunities(t *testing.T) {
+	w := newWorld()
+	w.objs.BGP = []config.BGPAdvertisement{bgpAdv("a", 1, services(label("a", "1")), with("1:1"), pref(10)), bgpAdv("b", 0, services(label("b", "1")), with("1:2"), pref(20))}
+	w.services = []*plan.Service{service("s", "192.168.1.250"), service("t", "192.168.1.250")}
+	w.services[0].Labels, w.services[1].Labels = map[string]string{"a": "1"}, map[string]string{"b": "1"}
+	d, _ := w.plan(t, me)
+	checkTold(t, d, map[string][]string{"router1": {"192.168.1.250/32 pref=20 1:1 1:2"}})
+}
+
+// TestPeersOfThisNode: node selectors, and of two with one address the older.
+func TestPeersOfThisNode(t *testing.T) {
+	w := newWorld()
+	port := peer("other-port", 5, "192.168.1.1")
+	port.PeerPort = 1179
+	w.objs.Peers = []config.BGPPeer{
+		peer("young", 2, "192.168.1.1"), peer("old", 1, "192.168.1.1"), peer("elsewhere", 0, "192.168.1.1", "node2"), port,
+		peer("here", 3, "192.168.1.9", me, "node3"), peer("mapped", 4, "::ffff:192.168.1.9"),
+	}
+	d, v := w.plan(t, me)
+	want := []string{"192.168.1.250/32"}
+	checkTold(t, d, map[string][]string{"old": want, "other-port": want, "here": want})
+	if diff := cmp.Diff([]string{"here", "old", "other-port"}, v.Peers); diff != "" {
+		t.Errorf("peers of the verdict (-want +got):\n%s", diff)
+	}
+	var problems []string
+	for _, p := range d.Problems {
+		problems = append(problems, fmt.Sprint(p.Kind, " ", p.Name, " ", p.Field, " ", p.Reason, " ", p.InForce))
+	}
+	if diff := cmp.Diff([]string{"BGPPeer mapped spec.peerAddress Conflict false", "BGPPeer young spec.peerAddress Conflict false"}, problems); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	d, _ = w.plan(t, "node2")
+	checkTold(t, d, map[string][]string{"elsewhere": want, "other-port": want, "mapped": want})
+}
+
+// TestSessionsAreSorted and carry what their peers are.
+func TestSessionsAreSorted(t *testing.T) {
+	w := newWorld()
+	w.objs.Peers = []config.BGPPeer{peer("b", 0, "192.168.1.1"), peer("c", 1, "192.168.1.2"), peer("a", 2, "192.168.1.3")}
+	cfg := config.Parse(w.objs, nil)
+	d, _ := w.plan(t, me)
+	var got []lb.Peer
+	for _, s := range d.BGP {
+		got = append(got, s.Peer)
+	}
+	want := []lb.Peer{cfg.Peers[2].Peer, cfg.Peers[0].Peer, cfg.Peers[1].Peer}
+	if diff := cmp.Diff(want, got, opts); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,149 @@
+package layer2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/barelb/barelb/internal/core/arp"
+	"github.com/barelb/barelb/internal/core/ndp"
+)
+
+const (
+	// sendTime is how long an unasked frame may wait for room, and so how long Apply
+	// may have to wait for a link that takes no more frames.
+	sendTime = 50 * time.Millisecond
+	// joinAgain is the pause before groups are joined that could not be.
+	joinAgain = time.Second
+)
+
+// announce follows the links, joins groups and sends what nobody has asked for, until
+// ctx ends.
+func (a *Announcer) announce(ctx context.Context) {
+	var (
+		out       = senders{}
+		g         groups
+		current   *table           // what out and g were last fitted to
+		joinTimer <-chan time.Time // nil unless some group could not be joined
+	)
+	defer out.keep(nil)
+	defer g.close()
+	changed := a.followLinks(ctx)
+	for {
+		if t := a.table.Load(); t != current {
+			current, joinTimer = t, nil
+			out.keep(t.ports)
+			if err := g.apply(t.memberships()); err != nil {
+				a.cfg.Log.WarnContext(ctx, "multicast groups not joined", "err", err)
+				joinTimer = time.After(joinAgain)
+			}
+		}
+		var dueTimer <-chan time.Time
+		if at, ok := a.announceDue(ctx, out); ok {
+			dueTimer = time.After(time.Until(at))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			changed = a.followLinks(ctx)
+		case <-a.wake:
+		case <-joinTimer:
+			current = nil
+		case <-dueTimer:
+		}
+	}
+}
+
+// announceDue sends all that is due and returns when more will be; false if nothing
+// will. What a link does not take in time is lost, and with it the rest of what is due
+// on that link: the schedule repeats it.
+func (a *Announcer) announceDue(ctx context.Context, out senders) (time.Time, bool) {
+	var (
+		now   = time.Now()
+		lost  int
+		last  error
+		stuck = map[int]bool{} // by link index
+	)
+	for ctx.Err() == nil {
+		a.mu.Lock()
+		k, ok := a.sched.due(now)
+		at, more := a.sched.deadline()
+		a.mu.Unlock()
+		if !ok {
+			if lost > 0 {
+				a.cfg.Log.WarnContext(ctx, "announcements not sent", "announcements", lost, "err", last)
+			}
+			return at, more
+		}
+		if stuck[k.link] {
+			lost++
+			continue
+		}
+		if err := a.sendUnasked(out, k); err != nil {
+			lost, last = lost+1, err
+			stuck[k.link] = errors.Is(err, os.ErrDeadlineExceeded)
+		}
+	}
+	return time.Time{}, false
+}
+
+// sendUnasked tells a link of an address: by gratuitous ARP, or by unsolicited
+// Neighbor Advertisement.
+func (a *Announcer) sendUnasked(out senders, k key) error {
+	a.scheduleGate.Lock()
+	defer a.scheduleGate.Unlock()
+	e, p, ok := a.table.Load().lookup(k)
+	if !ok {
+		return nil // it was withdrawn a moment ago
+	}
+	var frames [][]byte
+	if k.addr.Is4() {
+		for _, packet := range arp.Gratuitous(k.addr, p.mac) {
+			frames = append(frames, packet.Append(nil))
+		}
+	} else {
+		frames = append(frames, ndp.Unsolicited(k.addr, p.mac).Append(nil))
+	}
+	for _, frame := range frames {
+		if err := out.send(frame, k.link); linkGone(err) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("announce %s on %s: %w", k.addr, p.name, err)
+		}
+		e.count.gratuitous.Add(1)
+	}
+	return nil
+}
+
+// senders are sockets by link index, one for each link so that one which takes no
+// more frames does not hold up the others. Only one goroutine may use them.
+type senders map[int]*packetConn
+
+// send sends a frame on a link. It waits up to sendTime for room.
+func (s senders) send(frame []byte, link int) error {
+	conn := s[link]
+	if conn == nil {
+		var err error
+		if conn, err = openSender(); err != nil {
+			return err
+		}
+		s[link] = conn
+	}
+	if err := conn.setDeadline(time.Now().Add(sendTime)); err != nil {
+		return err
+	}
+	return conn.send(frame, link)
+}
+
+// keep closes the sockets of links that are not among ports.
+func (s senders) keep(ports map[int]port) {
+	for link, conn := range s {
+		if _, ok := ports[link]; !ok {
+			_ = conn.close() // nothing depends on what it says
+			delete(s, link)
+		}
+	}
+}
