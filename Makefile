@@ -20,27 +20,29 @@ build: ## Build bin/barelb
 	$(GO_BUILD) -o $(BIN)/barelb ./cmd/barelb
 
 .PHONY: image
-image: build lab-tool ## Write bin/barelb-image.tar (OCI archive), without a container engine
-	$(LAB) image -o $(BIN)/barelb-image.tar --name $(IMAGE) --entrypoint /barelb $(BIN)/barelb:/barelb
+image: build ## Write bin/barelb-image.tar (OCI archive), without a container engine
+	cd lab && go run ./cmd/mkimage -o ../$(BIN)/barelb-image.tar -name $(IMAGE) -entrypoint /barelb ../$(BIN)/barelb:/barelb
 
 .PHONY: lab-tool
 lab-tool:
 	cd lab && CGO_ENABLED=0 go build -trimpath -o ../$(LAB) ./cmd/lab
+	cd lab && CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o ../$(BIN)/backend ./measure/cmd/backend
+	cd lab && go run ./cmd/mkimage -o ../$(BIN)/backend-image.tar -name docker.io/barelb/lab-backend:dev -entrypoint /backend ../$(BIN)/backend:/backend
 
 .PHONY: demo
-demo: image ## Measure Layer 2 and BGP on a real cluster on this machine, and print the comparison
+demo: image lab-tool ## Measure Layer 2 and BGP on a real cluster on this machine, and print the comparison
 	$(LAB) demo $(LAB_ARGS)
 
 .PHONY: lab
-lab: image ## Leave the demo's cluster running, and say how to use it
-	$(LAB) up $(LAB_ARGS)
+lab: image lab-tool ## Leave the demo's cluster running, and say how to use it
+	$(LAB) up --image $(BIN)/barelb-image.tar --image $(BIN)/backend-image.tar --manifest deploy/install.yaml $(LAB_ARGS)
 
 .PHONY: lab-down
 lab-down: lab-tool ## Remove every trace of labs
 	$(LAB) down --all
 
 .PHONY: bench
-bench: image ## Print distributions: allocation, announcement, memory, failover
+bench: build lab-tool ## Print distributions: allocation, announcement, memory, failover
 	$(LAB) bench $(LAB_ARGS)
 
 .PHONY: generate

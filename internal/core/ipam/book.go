@@ -188,36 +188,33 @@ type Usage struct {
 }
 
 // Usage counts the addresses of all pools, sorted by name. An address that
-// several Services share counts once.
+// several Services share counts once. Its time does not depend on how many there
+// are, but on how scattered they are.
 func (b *Book) Usage() []Usage {
-	byName := map[string]*Usage{}
 	out := make([]Usage, len(b.pools))
 	for i, p := range b.pools {
-		out[i].Pool = p.Name
-		byName[p.Name] = &out[i]
-		for _, r := range p.Ranges {
-			n := size(r)
-			if p.AvoidBuggyIPs {
-				n -= buggyIn(r)
+		u := &out[i]
+		u.Pool = p.Name
+		for j, r := range p.Ranges {
+			total, assigned := &u.Total4, &u.Assigned4
+			if !r.First.Is4() {
+				total, assigned = &u.Total6, &u.Assigned6
 			}
-			if r.First.Is4() {
-				out[i].Total4 = addSizes(out[i].Total4, n)
-			} else {
-				out[i].Total6 = addSizes(out[i].Total6, n)
+			*total = addSizes(*total, p.size(r))
+			for _, gap := range p.free[j].gaps(r) {
+				*assigned = addSizes(*assigned, p.size(gap))
 			}
-		}
-	}
-	for a := range b.byAddr {
-		r, ok := b.rangeOf(a)
-		switch {
-		case !ok, r.pool.avoids(a):
-		case a.Is4():
-			byName[r.pool.Name].Assigned4++
-		default:
-			byName[r.pool.Name].Assigned6++
 		}
 	}
 	return out
+}
+
+// size counts the addresses of r that the pool gives.
+func (p *poolState) size(r config.Range) int64 {
+	if p.AvoidBuggyIPs {
+		return size(r) - buggyIn(r)
+	}
+	return size(r)
 }
 
 // rangeOf returns the range of a pool that contains addr.

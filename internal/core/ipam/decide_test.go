@@ -258,13 +258,34 @@ func TestBadRequestDoesNotKeepWhatAnotherHolds(t *testing.T) {
 
 // TestStatusThatLags: the Book remembers what the API server does not show yet.
 func TestStatusThatLags(t *testing.T) {
-	b := bookOf(t, v4("a", "10.0.0.0/32"), v4("b", "10.0.1.0/24"))
+	b := bookOf(t, poolSpec("a", []string{"10.0.0.0/32"}, priority(1)), v4("b", "10.0.1.0/24"))
 	first, svc := svc4("first"), svc4("svc")
 	settle(b, first)
 	check(t, "svc", b.Decide(svc), give("b", "10.0.1.0"))
 	b.Settle(svc, addrs("10.0.1.0"))
 	b.Release(first.Key) // the better pool has room now
 	check(t, "before its status shows", b.Decide(svc), give("b", "10.0.1.0"))
+	svc.RequestErr = "both"
+	check(t, "with a bad request", b.Decide(svc), outcome{Addrs: []string{"10.0.1.0"}, Pool: "b", Refused: lb.InvalidRequest})
+	svc.RequestErr, svc.RequestedPool = "", "a"
+	check(t, "asking for another pool", b.Decide(svc), give("a", "10.0.0.0"))
+}
+
+// TestRefusalNamesTheFirstHolder by key, so that it is the same after a restart.
+func TestRefusalNamesTheFirstHolder(t *testing.T) {
+	b := bookOf(t, v4("p", "10.0.0.0/32"))
+	for _, n := range []string{"m", "z", "a"} {
+		s := svc4(n)
+		s.SharingKey, s.Ports = "k", nil
+		settle(b, s)
+	}
+	x := svc4("x")
+	x.Requested = addrs("10.0.0.0")
+	d := b.Decide(x)
+	check(t, "x", d, outcome{Refused: lb.AddressInUse})
+	if want := "10.0.0.0 is held by default/a, and both must carry the same allow-shared-ip key to share it"; d.Refused.Message != want {
+		t.Errorf("message %q, want %q", d.Refused.Message, want)
+	}
 }
 
 func TestPoolEdits(t *testing.T) {

@@ -133,6 +133,42 @@ func (c *cluster) checkShared() {
 	}
 }
 
+// checkUsage counts plainly.
+func (c *cluster) checkUsage() {
+	held := map[netip.Addr]bool{}
+	for _, svc := range c.svcs {
+		for _, a := range svc.Addrs {
+			held[a] = true
+		}
+	}
+	got := map[string]ipam.Usage{}
+	for _, u := range c.book.Usage() {
+		got[u.Pool] = u
+	}
+	want := map[string]ipam.Usage{}
+	for _, p := range c.cfg.Pools {
+		u := ipam.Usage{Pool: p.Name}
+		for _, r := range p.Ranges {
+			for a := r.First; r.Contains(a); a = a.Next() {
+				assigned, total := &u.Assigned4, &u.Total4
+				if !a.Is4() {
+					assigned, total = &u.Assigned6, &u.Total6
+				}
+				if p.AvoidBuggyIPs && a.Is4() && a.As4()[3]%255 == 0 {
+					continue
+				}
+				if *total++; held[a] {
+					*assigned++
+				}
+			}
+		}
+		want[p.Name] = u
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		c.t.Fatalf("seed %d: usage (-want +got):\n%s", c.seed, d)
+	}
+}
+
 // checkRestart: a new Book that adopts all statuses, in any order and before or
 // after it knows the pools, decides as the old one does, and moves nothing.
 func (c *cluster) checkRestart() {
@@ -187,6 +223,7 @@ func TestRandomOperations(t *testing.T) {
 				c.reconcile(c.change(key))
 			}
 			c.checkShared()
+			c.checkUsage()
 			c.checkRestart()
 		}
 	}

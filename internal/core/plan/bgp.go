@@ -57,25 +57,25 @@ func (p *Planner) derivePeers() {
 }
 
 // decideBGP finds the routes of a Service on this node. Other nodes do not matter.
-func (p *Planner) decideBGP(svc *Service, pool string, eps backends, v *Verdict, st *state) {
+func (p *Planner) decideBGP(d *decision) {
 	var advs []int
-	for _, i := range p.bgpAdvs[pool] {
-		if lb.MatchesAny(p.cfg.BGP[i].ServiceSelectors, svc.Labels) {
+	for _, i := range p.bgpAdvs[d.pool] {
+		if lb.MatchesAny(p.cfg.BGP[i].ServiceSelectors, d.svc.Labels) {
 			advs = append(advs, i)
 		}
 	}
-	if v.BGP = p.whyNoRoute(svc, pool, eps, len(advs)); v.BGP.Reason != "" {
+	if d.BGP = p.whyNoRoute(d, len(advs)); d.BGP.Reason != "" {
 		return
 	}
-	st.routes = p.routes(svc.Addrs, advs)
+	d.routes = p.routes(d.svc.Addrs, advs)
 	for _, peer := range p.peers {
-		if slices.ContainsFunc(st.routes, func(r route) bool { return p.tellsAny(peer, r) }) {
-			v.Peers = append(v.Peers, peer.Name)
+		if slices.ContainsFunc(d.routes, func(r route) bool { return p.tellsAny(peer, r) }) {
+			d.Peers = append(d.Peers, peer.Name)
 		}
 	}
-	v.BGP = Outcome{lb.Announced, "told to " + strings.Join(v.Peers, ", ")}
-	if len(v.Peers) == 0 {
-		v.BGP = Outcome{lb.NoPeer, "no BGPPeer on this node takes its routes"}
+	d.BGP = Outcome{lb.Announced, "told to " + strings.Join(d.Peers, ", ")}
+	if len(d.Peers) == 0 {
+		d.BGP = Outcome{lb.NoPeer, "no BGPPeer on this node takes its routes"}
 	}
 }
 
@@ -104,18 +104,18 @@ func (p *Planner) routes(addrs []netip.Addr, advs []int) []route {
 	return out
 }
 
-func (p *Planner) whyNoRoute(svc *Service, pool string, eps backends, advs int) Outcome {
+func (p *Planner) whyNoRoute(d *decision, advs int) Outcome {
 	me := p.nodes[p.opts.Node]
 	switch {
 	case advs == 0:
-		return Outcome{lb.NoMatchingAdvertisement, "no BGPAdvertisement is for IPAddressPool " + pool + ", this Service and this node"}
+		return Outcome{lb.NoMatchingAdvertisement, "no BGPAdvertisement is for IPAddressPool " + d.pool + ", this Service and this node"}
 	case me.NetworkUnavailable:
 		return Outcome{lb.NodeNetworkUnavailable, "this node's condition NetworkUnavailable is True"}
 	case me.Excluded && !p.opts.IgnoreExcluded:
 		return Outcome{lb.NodeExcluded, "this node carries node.kubernetes.io/exclude-from-external-load-balancers"}
-	case !eps.some:
+	case !d.backends.some:
 		return Outcome{lb.NoEndpoint, "no endpoint is ready"}
-	case svc.TrafficLocal && !eps.nodes[p.opts.Node]:
+	case d.svc.TrafficLocal && !d.backends.nodes[p.opts.Node]:
 		return Outcome{lb.NoLocalEndpoint, "externalTrafficPolicy is Local and no endpoint on this node is ready"}
 	}
 	return Outcome{}

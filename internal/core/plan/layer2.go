@@ -9,40 +9,36 @@ import (
 
 // decideL2 elects the owner of a Service's addresses. All of them are answered
 // for by one node, which the first of them elects, as in MetalLB.
-func (p *Planner) decideL2(svc *Service, pool string, eps backends, v *Verdict, st *state, old *state) {
+func (p *Planner) decideL2(d *decision) {
 	var places []int
-	for i, a := range p.l2Advs[pool] {
-		if lb.MatchesAny(a.ServiceSelectors, svc.Labels) {
+	for i, a := range p.l2Advs[d.pool] {
+		if lb.MatchesAny(a.ServiceSelectors, d.svc.Labels) {
 			places = append(places, i)
 		}
 	}
 	if len(places) == 0 {
-		v.L2 = Outcome{lb.NoMatchingAdvertisement, "no L2Advertisement is for IPAddressPool " + pool + " and this Service"}
+		d.L2 = Outcome{lb.NoMatchingAdvertisement, "no L2Advertisement is for IPAddressPool " + d.pool + " and this Service"}
 		return
 	}
-	slate := p.slateOf(pool, places)
+	slate := p.slateOf(d.pool, places)
 	for _, a := range slate.advs {
-		if svc.HasSharing && len(a.ServiceSelectors) > 0 {
-			v.L2 = Outcome{lb.SharedIPWithServiceSelector, "L2Advertisement " + a.Name + " has serviceSelectors, which exclude Services with allow-shared-ip"}
+		if d.svc.HasSharing && len(a.ServiceSelectors) > 0 {
+			d.L2 = Outcome{lb.SharedIPWithServiceSelector, "L2Advertisement " + a.Name + " has serviceSelectors, which exclude Services with allow-shared-ip"}
 			return
 		}
 	}
-	if !eps.some {
-		v.L2 = Outcome{lb.NoEndpoint, "no endpoint is ready"}
+	if !d.backends.some {
+		d.L2 = Outcome{lb.NoEndpoint, "no endpoint is ready"}
 		return
 	}
-	var last ballot
-	if old != nil {
-		last = old.ballot
-	}
-	st.ballot = p.elect(svc, slate, last)
-	v.Owner = st.ballot.owner
-	if v.Owner != p.opts.Node {
-		v.L2 = p.whyNotOwner(svc, slate.advs, eps, v.Owner)
+	d.ballot = p.elect(d.svc, slate, d.last)
+	d.Owner = d.ballot.owner
+	if d.Owner != p.opts.Node {
+		d.L2 = p.whyNotOwner(d, slate.advs)
 		return
 	}
-	v.L2 = Outcome{lb.Announced, "this node answers for it"}
-	v.Links = p.links(slate.advs)
+	d.L2 = Outcome{lb.Announced, "this node answers for it"}
+	d.Links = p.links(slate.advs)
 }
 
 // links returns where this node answers: the union of what the advertisements
@@ -62,7 +58,7 @@ func (p *Planner) links(advs []*config.L2Adv) []string {
 	return slices.Compact(links)
 }
 
-func (p *Planner) whyNotOwner(svc *Service, advs []*config.L2Adv, eps backends, own string) Outcome {
+func (p *Planner) whyNotOwner(d *decision, advs []*config.L2Adv) Outcome {
 	me := p.nodes[p.opts.Node]
 	_, covered := p.score(advs, p.opts.Node)
 	switch {
@@ -72,12 +68,12 @@ func (p *Planner) whyNotOwner(svc *Service, advs []*config.L2Adv, eps backends, 
 		return Outcome{lb.NodeExcluded, "this node carries node.kubernetes.io/exclude-from-external-load-balancers"}
 	case !covered:
 		return Outcome{lb.NoMatchingAdvertisement, "no L2Advertisement for it selects this node"}
-	case svc.TrafficLocal && !eps.nodes[p.opts.Node]:
+	case d.svc.TrafficLocal && !d.backends.nodes[p.opts.Node]:
 		return Outcome{lb.NoLocalEndpoint, "externalTrafficPolicy is Local and no endpoint on this node is ready"}
-	case own == "":
+	case d.Owner == "":
 		return Outcome{lb.NotOwner, "no node can own it"}
 	}
-	return Outcome{lb.NotOwner, "node " + own + " owns it"}
+	return Outcome{lb.NotOwner, "node " + d.Owner + " owns it"}
 }
 
 // sameL2 reports whether v and o announce the same in Layer 2 mode. Either may be nil.

@@ -112,7 +112,7 @@ func (p *Planner) SetConfig(cfg *config.Config) {
 	p.allDirty = true
 }
 
-// SetNodes replaces the nodes of the cluster.
+// SetNodes replaces the nodes of the cluster. The slice is kept.
 func (p *Planner) SetNodes(nodes []lb.Node) {
 	old := p.nodes
 	p.nodes = make(map[string]*lb.Node, len(nodes))
@@ -136,7 +136,7 @@ func equalNodes(a, b *lb.Node) bool {
 }
 
 // SetAlive replaces the set of nodes whose speakers are known to live. nil means
-// that nobody watches: then every node counts as alive.
+// that nobody watches: then every node counts as alive. The set is kept.
 func (p *Planner) SetAlive(alive map[string]bool) {
 	if maps.Equal(p.alive, alive) && (p.alive == nil) == (alive == nil) {
 		return
@@ -234,22 +234,34 @@ func (v *Verdict) equal(o *Verdict) bool {
 		slices.Equal(v.Links, o.Links) && slices.Equal(v.Peers, o.Peers)
 }
 
-// decide says what becomes of svc on this node, and nothing if svc is nil. old is
-// the state that the last decision left, or nil.
-func (p *Planner) decide(svc *Service, old *state) (*Verdict, *state) {
+// decision is one Service in the making of its verdict.
+type decision struct {
+	svc      *Service
+	pool     string // that its addresses are from
+	backends backends
+	last     ballot // of the decision before
+	*Verdict
+	*state
+}
+
+// decide says what becomes of svc on this node, and nothing if svc is nil. before
+// is the state that the last decision left, or nil.
+func (p *Planner) decide(svc *Service, before *state) (*Verdict, *state) {
 	if svc == nil {
 		return nil, nil
 	}
-	v, st := &Verdict{Addrs: svc.Addrs}, &state{}
-	pool, no := p.poolOf(&svc.Service)
-	if no.Reason != "" {
-		v.L2, v.BGP = no, no
-		return v, st
+	d := decision{svc: svc, backends: svc.backends(), Verdict: &Verdict{Addrs: svc.Addrs}, state: &state{}}
+	if before != nil {
+		d.last = before.ballot
 	}
-	eps := svc.backends()
-	p.decideL2(svc, pool, eps, v, st, old)
-	p.decideBGP(svc, pool, eps, v, st)
-	return v, st
+	var no Outcome
+	if d.pool, no = p.poolOf(&svc.Service); no.Reason != "" {
+		d.L2, d.BGP = no, no
+	} else {
+		p.decideL2(&d)
+		p.decideBGP(&d)
+	}
+	return d.Verdict, d.state
 }
 
 // poolOf returns the pool that the Service's addresses are from. Those of a pool

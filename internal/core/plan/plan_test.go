@@ -3,6 +3,7 @@ package plan_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -352,6 +353,28 @@ func TestLostNodeMovesOnlyItsOwn(t *testing.T) {
 	}
 }
 
+// TestScoreThatFalls: the owner stays a candidate, and still another is better.
+func TestScoreThatFalls(t *testing.T) {
+	w := newWorld()
+	w.objs.L2[0].Preferred = []config.Preference{{Weight: 1, Selector: label("fast", "yes")}}
+	w.services[0] = service("s", ownedBy("node2"))
+	w.nodes[2].Labels = map[string]string{"name": "node3", "fast": "yes"}
+	p := w.planner(me)
+	for _, want := range []string{"node3", "node2", "node3"} {
+		p.Plan()
+		if got := p.Verdict(w.services[0].Key).Owner; got != want {
+			t.Errorf("owner is %s, want %s: node3 has %v", got, want, w.nodes[2].Labels)
+		}
+		w.nodes = slices.Clone(w.nodes)
+		if w.nodes[2].Labels["fast"] == "" {
+			w.nodes[2].Labels = map[string]string{"name": "node3", "fast": "yes"}
+		} else {
+			w.nodes[2].Labels = map[string]string{"name": "node3"}
+		}
+		p.SetNodes(w.nodes)
+	}
+}
+
 func TestLinks(t *testing.T) {
 	adv := func(nodes []string, links ...string) config.L2Advertisement {
 		return config.L2Advertisement{NodeSelectors: on(nodes...), Interfaces: links}
@@ -380,6 +403,29 @@ func TestLinks(t *testing.T) {
 			t.Errorf("%s: plan (-want +got):\n%s", name, diff)
 		}
 	}
+}
+
+// TestLinksFollowTheLabels of the Service, though it keeps address and owner.
+func TestLinksFollowTheLabels(t *testing.T) {
+	w := newWorld()
+	w.objs.L2[0].Interfaces = []string{"eth0"}
+	w.objs.L2 = append(w.objs.L2, config.L2Advertisement{Meta: created("m2", 1), ServiceSelectors: []lb.Selector{label("a", "b")}, Interfaces: []string{"eth1"}})
+	s := service("s", ownedBy(me))
+	w.services[0] = s
+	p := w.planner(me)
+	check := func(want ...string) {
+		t.Helper()
+		if d := cmp.Diff(lb.L2{s.Addrs[0]: {Links: want}}, p.Plan().L2, opts); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+	}
+	check("eth0")
+	labelled := *s
+	labelled.Labels = map[string]string{"a": "b"}
+	p.SetService(s.Key, &labelled)
+	check("eth0", "eth1")
+	p.SetService(s.Key, s)
+	check("eth0")
 }
 
 // TestSharedAddressIsAnsweredForBoth, where either needs it, and until both are gone.
