@@ -10,6 +10,7 @@ BIN      := bin
 LAB      := $(BIN)/lab
 IMAGE    := docker.io/barelb/barelb:dev
 LAB_ARGS ?=
+TEST_ARGS ?=
 
 .PHONY: help
 help: ## List the targets
@@ -32,6 +33,12 @@ lab-tool:
 .PHONY: demo
 demo: image lab-tool ## Measure Layer 2 and BGP on a real cluster on this machine, and print the comparison
 	$(LAB) demo $(LAB_ARGS)
+
+.PHONY: test
+test: build lab-tool ## Run all tests (as root: the adapters and the lab make network namespaces)
+	$(LAB) build --packages > $(BIN)/kube-bin
+	BARELB_KUBE_BIN=$$(cat $(BIN)/kube-bin) go test -race -tags '$(strip $(TAGS))' $(TEST_ARGS) ./...
+	cd lab && BARELB_KUBE_BIN=$$(cat ../$(BIN)/kube-bin) go test -p 1 -timeout 20m $(TEST_ARGS) ./...
 
 .PHONY: lab
 lab: image lab-tool ## Leave the demo's cluster running, and say how to use it

@@ -1,0 +1,51 @@
+package demo
+
+import "fmt"
+
+// Pool is the README's pool, to the letter.
+const Pool = `apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata:
+  name: bgp-pool
+  namespace: metallb-system
+spec:
+  addresses:
+  - 192.168.1.250/32
+`
+
+// L2Advertisement announces the pool by Layer 2.
+const L2Advertisement = `apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata:
+  name: layer2
+  namespace: metallb-system
+spec:
+  ipAddressPools:
+  - bgp-pool
+`
+
+// BGPAdvertisement announces the pool by BGP.
+const BGPAdvertisement = `apiVersion: metallb.io/v1beta1
+kind: BGPAdvertisement
+metadata:
+  name: bgp
+  namespace: metallb-system
+spec:
+  ipAddressPools:
+  - bgp-pool
+`
+
+// Peer is the lab's router as a BGPPeer.
+func Peer(name, addr string, nodeAS, routerAS uint32, holdTime string) string {
+	return fmt.Sprintf(`apiVersion: metallb.io/v1beta2
+kind: BGPPeer
+metadata:
+  name: %s
+  namespace: metallb-system
+spec:
+  myASN: %d
+  peerASN: %d
+  peerAddress: %s
+  holdTime: %s
+`, name, nodeAS, routerAS, addr, holdTime)
+}

@@ -1,0 +1,61 @@
+package demo
+
+import (
+	"fmt"
+
+	"github.com/barelb/barelb/lab/measure"
+)
+
+// rows are the README's comparison with what was measured.
+func (d *Demo) rows(l2, bgp result) []measure.Row {
+	hold := d.c.Config().BGP.HoldTime
+	nodes := len(d.c.Nodes())
+	least := measure.Smallest(bgp.entry)
+	return []measure.Row{
+		{
+			Title: "Node responsibility", Layer2: l2.responsible, BGP: bgp.responsible,
+			Threshold: fmt.Sprintf("exactly one MAC; %d next hops", nodes), OK: l2.single && bgp.single,
+		},
+		{
+			Title: "Reachability", Layer2: l2.reached, BGP: bgp.reached,
+			Threshold: "every flow, from both clients", OK: l2.reachable && bgp.reachable,
+		},
+		{
+			Title: "Traffic distribution", Layer2: shares(l2.entry), BGP: shares(bgp.entry),
+			Threshold: fmt.Sprintf("L2: one node; BGP: each node %.0f %% of %d flows", leastShare, flows),
+			OK:        entered(l2.entry) == 1 && entered(bgp.entry) == nodes && least.Percent >= leastShare,
+		},
+		{
+			Title: "Load balancing", Layer2: "kube-proxy of one node: " + shares(l2.spread), BGP: "router (ECMP), then kube-proxy: " + shares(bgp.spread),
+			Threshold: "pods of every node serve", OK: len(l2.spread) == nodes && len(bgp.spread) == nodes,
+		},
+		{
+			Title: "Failover time (link cut)", Layer2: l2.cut.String(), BGP: bgp.cut.String(),
+			Threshold: fmt.Sprintf("L2 %s; BGP hold time %s (and %s to act)", l2Cut, hold, routerActs),
+			OK:        l2.cut.within(l2Cut) && bgp.cut.within(hold+routerActs),
+		},
+		{
+			Title: "Speaker drained (SIGTERM)", Layer2: l2.drain.String(), BGP: bgp.drain.String(),
+			Threshold: plannedLimit.String(), OK: l2.drain.within(plannedLimit) && bgp.drain.within(plannedLimit),
+		},
+		{
+			Title: "Node and speaker return", Layer2: l2.back.String(), BGP: bgp.back.String(),
+			Threshold: plannedLimit.String(), OK: l2.back.within(plannedLimit) && bgp.back.within(plannedLimit),
+		},
+		{
+			Title: "Needs of the network", Layer2: "nodes and clients' router in one subnet", BGP: "a router that speaks BGP",
+			Threshold: "the lab has both", OK: true,
+		},
+	}
+}
+
+// entered counts the nodes at which flows came in.
+func entered(list []measure.Share) int {
+	n := 0
+	for _, s := range list {
+		if s.Count > 0 {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,258 @@
+package e2e_test
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/barelb/barelb/lab/cluster"
+	"github.com/barelb/barelb/lab/measure"
+	"github.com/barelb/barelb/lab/system"
+)
+
+// holdTime is what the peers of the tests ask for; the lab's router offers the same.
+const holdTime = 9 * time.Second
+
+// withRouter makes the lab's router a peer of all nodes, by IPv4 and IPv6.
+func withRouter(t *testing.T, l *lab) {
+	t.Helper()
+	hold := "holdTime: " + holdTime.String()
+	l.apply(t, peer("router1-v4", router4, routerAS, hold), peer("router1-v6", router6, routerAS, hold))
+	l.awaitSessions(t, 4, l.c.Nodes()...)
+	l.awaitSessions(t, 6, l.c.Nodes()...)
+}
+
+func TestBGP(t *testing.T) {
+	l := frr(t)
+	withRouter(t, l)
+	t.Run("next hops", func(t *testing.T) { bgpNextHops(t, l) })
+	t.Run("communities", func(t *testing.T) { bgpCommunities(t, l) })
+	t.Run("aggregation", func(t *testing.T) { bgpAggregation(t, l) })
+	t.Run("node selectors", func(t *testing.T) { bgpNodeSelectors(t, l) })
+	t.Run("nodes that must not", func(t *testing.T) { bgpNodeState(t, l) })
+	t.Run("traffic policy Local", func(t *testing.T) { bgpLocal(t, l) })
+	t.Run("two routers", func(t *testing.T) { bgpTwoRouters(t, l) })
+	t.Run("speaker stopped", func(t *testing.T) { bgpStop(t, l) })
+	t.Run("speaker killed", func(t *testing.T) { bgpKill(t, l) })
+	t.Run("link cut", func(t *testing.T) { bgpCut(t, l) })
+	t.Run("peer nodeSelectors", func(t *testing.T) { bgpPeerSelectors(t, l) })
+}
+
+// advertise makes a pool of both families and a BGPAdvertisement of it.
+func advertise(t *testing.T, l *lab, name string, addresses []string, more ...string) {
+	t.Helper()
+	l.apply(t, pool(name, addresses), object("BGPAdvertisement", name, append([]string{"ipAddressPools: [" + name + "]"}, more...)...))
+}
+
+// bgpNextHops wants every node as a next hop, of both families, as long as the
+// Service lives; and that Services that come and go leave the sessions alone.
+func bgpNextHops(t *testing.T, l *lab) {
+	before, err := l.sessions(t.Context())
+	must(t, err)
+	advertise(t, l, "bgp", []string{"198.51.100.0/30", "2001:db8:51::/126"})
+	addrs := l.serveAll(t, dualStack(system.Service{Name: "bgp"}), "bgp", 2)
+	for _, a := range addrs {
+		l.wantHops(t, host(a), l.c.Nodes()...)
+	}
+	l.reachable(t, addrs...)
+
+	other := l.serve(t, system.Service{Name: "bgp-other"}, "bgp")
+	l.wantHops(t, host(other), l.c.Nodes()...)
+	l.delete(t, "bgp-other")
+	l.wantHops(t, host(other))
+	l.delete(t, "bgp")
+	for _, a := range addrs {
+		l.wantHops(t, host(a))
+	}
+	after, err := l.sessions(t.Context())
+	must(t, err)
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("sessions have changed:\n%s", diff)
+	}
+}
+
+// bgpCommunities wants the union of what all advertisements say, and that a change
+// of it takes effect in the running sessions.
+func bgpCommunities(t *testing.T, l *lab) {
+	before, err := l.sessions(t.Context())
+	must(t, err)
+	l.apply(t, object("Community", "e2e", "communities: [{name: blue, value: '64500:20'}]"))
+	advertise(t, l, "comm", []string{"198.51.100.4/30", "2001:db8:51::4/126"}, "communities: ['64500:10', blue, 'large:64500:1:2']")
+	addrs := l.serveAll(t, dualStack(system.Service{Name: "comm"}), "comm", 2)
+	for _, a := range addrs {
+		l.awaitCommunities(t, host(a), "64500:10 64500:20", "64500:1:2")
+	}
+	l.apply(t, object("BGPAdvertisement", "comm-too", "ipAddressPools: [comm]", "communities: ['64500:30']"))
+	l.awaitCommunities(t, host(addrs[0]), "64500:10 64500:20 64500:30", "64500:1:2")
+	l.apply(t, object("BGPAdvertisement", "comm", "ipAddressPools: [comm]", "communities: [blue]"))
+	l.awaitCommunities(t, host(addrs[0]), "64500:20 64500:30", "")
+	l.remove(t, "BGPAdvertisement", "comm-too")
+	l.awaitCommunities(t, host(addrs[0]), "64500:20", "")
+	after, err := l.sessions(t.Context())
+	must(t, err)
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("sessions have changed:\n%s", diff)
+	}
+}
+
+func bgpAggregation(t *testing.T, l *lab) {
+	advertise(t, l, "aggr", []string{"198.51.100.16/28", "2001:db8:52::/120"}, "aggregationLength: 28", "aggregationLengthV6: 124")
+	addrs := l.serveAll(t, dualStack(system.Service{Name: "aggr"}), "aggr", 2)
+	net4, net6 := netip.MustParsePrefix("198.51.100.16/28"), netip.MustParsePrefix("2001:db8:52::/124")
+	l.wantHops(t, net4, l.c.Nodes()...)
+	l.wantHops(t, net6, l.c.Nodes()...)
+	for _, a := range addrs {
+		must(t, l.hopsAre(t.Context(), host(a)))
+	}
+	l.reachable(t, addrs...)
+	// The aggregate stays as long as one Service needs it.
+	l.serve(t, system.Service{Name: "aggr-too"}, "aggr")
+	l.delete(t, "aggr")
+	l.wantHops(t, net6)
+	l.wantHops(t, net4, l.c.Nodes()...)
+	l.delete(t, "aggr-too")
+	l.wantHops(t, net4)
+}
+
+func bgpNodeSelectors(t *testing.T, l *lab) {
+	advertise(t, l, "bgpnodes", []string{"198.51.100.32/32"}, onNodes("node1", "node2"))
+	addr := l.serve(t, system.Service{Name: "bgpnodes"}, "bgpnodes")
+	l.wantHops(t, host(addr), "node1", "node2")
+	l.apply(t, object("BGPAdvertisement", "bgpnodes", "ipAddressPools: [bgpnodes]", "nodeSelectors: [{matchLabels: {e2e: here}}]"))
+	l.wantHops(t, host(addr))
+	l.changeNode(t, "node3", `{"metadata":{"labels":{"e2e":"here"}}}`, `{"metadata":{"labels":{"e2e":null}}}`)
+	l.wantHops(t, host(addr), "node3")
+}
+
+// bgpNodeState wants nodes left out that their administrator or network takes out.
+func bgpNodeState(t *testing.T, l *lab) {
+	advertise(t, l, "bgpstate", []string{"198.51.100.33/32"})
+	addr := l.serve(t, system.Service{Name: "bgpstate"}, "bgpstate")
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+	l.changeNode(t, "node1", exclude, include)
+	l.wantHops(t, host(addr), "node2", "node3")
+	l.changeNode(t, "node2", unavailable, available, "status")
+	l.wantHops(t, host(addr), "node3")
+	must(t, l.patchNode(t.Context(), "node1", include))
+	must(t, l.patchNode(t.Context(), "node2", available, "status"))
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+}
+
+func bgpLocal(t *testing.T, l *lab) {
+	advertise(t, l, "bgplocal", []string{"198.51.100.34/32", "2001:db8:53::1/128"})
+	addrs := l.serveAll(t, dualStack(system.Service{Name: "bgplocal", Local: true}), "bgplocal", 2)
+	l.endpointsOn(t, "bgplocal", "node2")
+	l.wantHops(t, host(addrs[0]), "node2")
+	l.wantHops(t, host(addrs[1]), "node2")
+	l.reachable(t, addrs...)
+	l.endpointsOn(t, "bgplocal", "node1", "node3")
+	l.wantHops(t, host(addrs[0]), "node1", "node3")
+	l.endpointsOn(t, "bgplocal")
+	l.wantHops(t, host(addrs[0]))
+}
+
+// bgpTwoRouters wants passwords to be kept to, and each router to hear what is
+// meant for it.
+func bgpTwoRouters(t *testing.T, l *lab) {
+	s := l.startSecond(t)
+	advertise(t, l, "two-a", []string{"198.51.100.36/32"}, "peers: [router1-v4]")
+	advertise(t, l, "two-b", []string{"198.51.100.37/32"}, "peers: [second]")
+	advertise(t, l, "two-both", []string{"198.51.100.38/32"})
+	a := l.serve(t, system.Service{Name: "two-a"}, "two-a")
+	b := l.serve(t, system.Service{Name: "two-b"}, "two-b")
+	both := l.serve(t, system.Service{Name: "two-both"}, "two-both")
+
+	l.apply(t, peer("second", secondAddr, secondAS, "password: wrong", "connectTime: 1s"))
+	l.wantHops(t, host(both), l.c.Nodes()...)
+	s.wantHops(t, l, host(both))
+
+	l.apply(t, peer("second", secondAddr, secondAS, "password: "+secondPassword, "connectTime: 1s"))
+	s.wantHops(t, l, host(both), l.c.Nodes()...)
+	s.wantHops(t, l, host(b), l.c.Nodes()...)
+	s.wantHops(t, l, host(a))
+	l.wantHops(t, host(a), l.c.Nodes()...)
+	l.wantHops(t, host(b))
+
+	// The same password out of a Secret.
+	l.remove(t, "BGPPeer", "second")
+	s.wantHops(t, l, host(both))
+	l.apply(t, "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/basic-auth\nmetadata: {name: e2e-second, namespace: "+system.Namespace+"}\n"+
+		"stringData: {username: any, password: "+secondPassword+"}",
+		peer("second", secondAddr, secondAS, "passwordSecret: {name: e2e-second}", "connectTime: 1s"))
+	s.wantHops(t, l, host(both), l.c.Nodes()...)
+}
+
+// bgpStop wants a speaker that ends as in an upgrade to withdraw its node, and no other.
+func bgpStop(t *testing.T, l *lab) {
+	advertise(t, l, "bgpstop", []string{"198.51.100.40/32"})
+	addr := l.serve(t, system.Service{Name: "bgpstop"}, "bgpstop")
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+	p := l.probe(t, cluster.Remote, addr)
+	w, err := measure.StartWatchRoute(t.Context(), l.c.Box(cluster.Router1), l.self, measure.RouteWatchOpts{Prefix: host(addr)})
+	must(t, err)
+	const node = "node1"
+	told := time.Now()
+	must(t, l.sys.StopSpeaker(t.Context(), node))
+	l.wantHops(t, host(addr), l.without(node)...)
+	changes, err := w.Stop()
+	must(t, err)
+	const withdrawal = 2 * time.Second
+	if last := changes[len(changes)-1]; last.At.Sub(told) > withdrawal {
+		t.Errorf("the route was withdrawn after %s, want %s at most", last.At.Sub(told), withdrawal)
+	}
+	for _, c := range changes {
+		if c.Usable() < len(l.c.Nodes())-1 {
+			t.Errorf("the route had only %d next hops for a moment", c.Usable())
+		}
+	}
+	<-l.sys.Speaker(node).Done()
+	l.startSpeaker(t, node)
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+	// Kernels move flows between next hops at once, and every node serves every flow.
+	if n, longest := l.lost(t, p); longest > time.Second {
+		t.Errorf("%d probes lost within %s, want a second at most", n, longest)
+	}
+}
+
+func bgpKill(t *testing.T, l *lab) {
+	advertise(t, l, "bgpkill", []string{"198.51.100.41/32"})
+	addr := l.serve(t, system.Service{Name: "bgpkill"}, "bgpkill")
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+	l.killSpeaker(t, "node2")
+	l.wantHops(t, host(addr), l.without("node2")...) // its kernel closes the session
+	l.startSpeaker(t, "node2")
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+}
+
+func bgpCut(t *testing.T, l *lab) {
+	advertise(t, l, "bgpcut", []string{"198.51.100.42/32"})
+	addr := l.serve(t, system.Service{Name: "bgpcut"}, "bgpcut")
+	l.endpointsOn(t, "bgpcut", "node1", "node2")
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+	p := l.probe(t, cluster.Remote, addr)
+	must(t, l.c.Cut("node3"))
+	within(t, holdTime+patience, "the route without node3", func() error { return l.hopsAre(t.Context(), host(addr), "node1", "node2") })
+	l.steady(t, p)
+	must(t, l.c.Restore("node3"))
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+	n, longest := l.lost(t, p)
+	t.Logf("%d lost within %s", n, longest)
+	if limit := holdTime + 2*time.Second; longest > limit { // the time to notice, and some to compute
+		t.Errorf("%d probes lost within %s, want %s at most", n, longest, limit)
+	}
+}
+
+// bgpPeerSelectors wants sessions from the nodes that a peer selects, and no others.
+func bgpPeerSelectors(t *testing.T, l *lab) {
+	advertise(t, l, "bgppeer", []string{"198.51.100.43/32", "2001:db8:53::2/128"})
+	addrs := l.serveAll(t, dualStack(system.Service{Name: "bgppeer"}), "bgppeer", 2)
+	l.wantHops(t, host(addrs[0]), l.c.Nodes()...)
+	l.apply(t, peer("router1-v4", router4, routerAS, "holdTime: "+holdTime.String(), onNodes("node1", "node3")))
+	l.awaitSessions(t, 4, "node1", "node3")
+	l.wantHops(t, host(addrs[0]), "node1", "node3")
+	l.wantHops(t, host(addrs[1]), l.c.Nodes()...)
+	l.apply(t, peer("router1-v4", router4, routerAS, "holdTime: "+holdTime.String()))
+	l.wantHops(t, host(addrs[0]), l.c.Nodes()...)
+}

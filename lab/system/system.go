@@ -1,0 +1,321 @@
+// Package system runs what the lab is for inside a cluster: a load balancer, ours
+// or another that speaks MetalLB's API, and the Services that it announces.
+//
+// In a cluster with kubelets it is installed from its own manifest and images. In
+// one without, its controller and speakers are processes in the hosts' namespaces,
+// with the rights of their ServiceAccounts, and the manifest gives the API and the
+// rights.
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/barelb/barelb/lab/box"
+	"github.com/barelb/barelb/lab/cluster"
+)
+
+// Namespace is where MetalLB and what is compatible with it live.
+const Namespace = "metallb-system"
+
+const (
+	poll    = 50 * time.Millisecond
+	patient = 2 * time.Minute
+)
+
+// Config says what is under test. The zero value of everything but Manifest and
+// one of Images and Binary means BareLB's own ways.
+type Config struct {
+	// Manifest installs it: all of it with kubelets, the API and the rights without.
+	Manifest string
+	// Controller and Speaker are the commands of clusters without kubelets.
+	Controller, Speaker []string
+}
+
+// System is a running load balancer.
+type System struct {
+	c          *cluster.Cluster
+	cfg        Config
+	controller *box.Process
+	speakers   map[string]*box.Process // by node; without kubelets
+	pods       map[string]*cluster.Pod // backends by node; without kubelets
+	backend    string                  // the binary of the backends; without kubelets
+}
+
+// Install installs the system and waits until all of it is ready. backend is a
+// binary that serves `tool backend`; clusters with kubelets use an image instead.
+func Install(ctx context.Context, c *cluster.Cluster, cfg Config, backend string) (*System, error) {
+	s := &System{c: c, cfg: cfg, speakers: map[string]*box.Process{}, pods: map[string]*cluster.Pod{}, backend: backend}
+	if err := c.Apply(ctx, cfg.Manifest); err != nil {
+		return nil, fmt.Errorf("install: %w", err)
+	}
+	if c.Config().Mode == cluster.Real {
+		return s, s.rollout(ctx)
+	}
+	if err := s.StartController(ctx); err != nil {
+		return nil, err
+	}
+	for i := range c.Config().Nodes {
+		if err := s.StartSpeaker(ctx, cluster.NodeName(i+1)); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Cluster is the cluster that the system runs in.
+func (s *System) Cluster() *cluster.Cluster { return s.c }
+
+func (s *System) real() bool { return s.c.Config().Mode == cluster.Real }
+
+// rollout waits for the controller and all speakers of a cluster with kubelets.
+func (s *System) rollout(ctx context.Context) error {
+	for _, what := range []string{"deployment/controller", "daemonset/speaker"} {
+		if _, err := s.c.Kubectl(ctx, "-n", Namespace, "rollout", "status", what, "--timeout", patient.String()); err != nil {
+			return fmt.Errorf("wait for %s: %w", what, err)
+		}
+	}
+	return nil
+}
+
+// StartController starts the controller of a cluster without kubelets.
+func (s *System) StartController(ctx context.Context) error {
+	kubeconfig, err := s.kubeconfig(ctx, "controller")
+	if err != nil {
+		return err
+	}
+	s.controller, err = s.c.Box("control").StartWith(box.Program{
+		Log: "controller", Args: s.cfg.Controller,
+		Env: append(os.Environ(), "KUBECONFIG="+kubeconfig, "METALLB_NAMESPACE="+Namespace, "METALLB_ML_SECRET_NAME=memberlist"),
+	})
+	if err != nil {
+		return fmt.Errorf("start controller: %w", err)
+	}
+	return nil
+}
+
+// Controller is the controller's process in a cluster without kubelets.
+func (s *System) Controller() *box.Process { return s.controller }
+
+// Speaker is the process of a node's speaker in a cluster without kubelets.
+func (s *System) Speaker(node string) *box.Process { return s.speakers[node] }
+
+// StartSpeaker lets the speaker of a node run (again), and returns at once.
+func (s *System) StartSpeaker(ctx context.Context, node string) error {
+	if s.real() {
+		return s.taint(ctx, node, nil)
+	}
+	if err := s.speakerPod(ctx, node); err != nil {
+		return fmt.Errorf("start speaker of %s: %w", node, err)
+	}
+	kubeconfig, err := s.kubeconfig(ctx, "speaker")
+	if err != nil {
+		return err
+	}
+	secret, err := s.memberlistSecret(ctx)
+	if err != nil {
+		return err
+	}
+	addr := s.nodeAddr(node)
+	s.speakers[node], err = s.c.Box(node).StartWith(box.Program{
+		Log: "speaker", Args: s.cfg.Speaker,
+		Env: append(os.Environ(), "KUBECONFIG="+kubeconfig, "METALLB_NAMESPACE="+Namespace, "METALLB_NODE_NAME="+node,
+			"METALLB_POD_NAME=speaker-"+node, "METALLB_HOST="+addr, "METALLB_ML_BIND_ADDR="+addr, "METALLB_ML_BIND_PORT=7946",
+			"METALLB_ML_LABELS=app=metallb,component=speaker", "METALLB_ML_SECRET_KEY_PATH="+secret),
+	})
+	if err != nil {
+		return fmt.Errorf("start speaker of %s: %w", node, err)
+	}
+	return nil
+}
+
+// StopSpeaker tells the speaker of a node to end (SIGTERM), and keeps it away
+// until StartSpeaker. It returns when the speaker is told.
+func (s *System) StopSpeaker(ctx context.Context, node string) error {
+	if s.real() {
+		return s.taint(ctx, node, []corev1.Taint{{Key: taintKey, Effect: corev1.TaintEffectNoExecute}})
+	}
+	p := s.speakers[node]
+	if p == nil {
+		return fmt.Errorf("stop speaker of %s: none runs", node)
+	}
+	if err := s.c.Client().CoreV1().Pods(Namespace).Delete(ctx, "speaker-"+node, metav1.DeleteOptions{}); client(err) != nil {
+		return fmt.Errorf("stop speaker of %s: %w", node, err)
+	}
+	return p.Signal(terminate)
+}
+
+// AwaitSpeaker waits until the speaker of a node has ended (up: false), or is ready.
+func (s *System) AwaitSpeaker(ctx context.Context, node string, up bool) error {
+	if !s.real() {
+		if up {
+			return nil // there is no readiness to ask for; wait for what it announces
+		}
+		select {
+		case <-s.speakers[node].Done():
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.await(ctx, fmt.Sprintf("speaker of %s, running: %t", node, up), func(ctx context.Context) (bool, error) {
+		pods, err := s.c.Client().CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{
+			LabelSelector: "app=metallb,component=speaker", FieldSelector: "spec.nodeName=" + node,
+		})
+		if err != nil {
+			return false, err
+		}
+		ready := 0
+		for i := range pods.Items {
+			if podReady(&pods.Items[i]) {
+				ready++
+			}
+		}
+		return up == (ready > 0) && (up || len(pods.Items) == 0), nil
+	})
+}
+
+// taintKey keeps a node's speaker, and nothing that tolerates everything, away.
+const taintKey = "lab.barelb/no-speaker"
+
+// taint replaces our taint of a node.
+func (s *System) taint(ctx context.Context, node string, ours []corev1.Taint) error {
+	return s.await(ctx, "taint of "+node, func(ctx context.Context) (bool, error) {
+		n, err := s.c.Client().CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		keep := ours
+		for _, t := range n.Spec.Taints {
+			if t.Key != taintKey {
+				keep = append(keep, t)
+			}
+		}
+		n.Spec.Taints = keep
+		_, err = s.c.Client().CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
+		if apierrors.IsConflict(err) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
+
+// speakerPod makes the Pod object by which speakers find each other, where no
+// kubelet does.
+func (s *System) speakerPod(ctx context.Context, node string) error {
+	pods := s.c.Client().CoreV1().Pods(Namespace)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "speaker-" + node, Labels: map[string]string{"app": "metallb", "component": "speaker"}},
+		Spec: corev1.PodSpec{
+			NodeName: node, HostNetwork: true, ServiceAccountName: "speaker",
+			Containers:                    []corev1.Container{{Name: "speaker", Image: "none"}},
+			TerminationGracePeriodSeconds: new(int64), // no kubelet would confirm its end
+		},
+	}
+	made, err := pods.Create(ctx, pod, metav1.CreateOptions{})
+	if err != nil {
+		return client(err)
+	}
+	addr := s.nodeAddr(node)
+	made.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: addr, PodIPs: []corev1.PodIP{{IP: addr}}, HostIP: addr}
+	_, err = pods.UpdateStatus(ctx, made, metav1.UpdateOptions{})
+	return err
+}
+
+// memberlistSecret returns a folder with the key that the controller made for speakers.
+func (s *System) memberlistSecret(ctx context.Context) (string, error) {
+	dir := filepath.Join(s.c.Dir(), "memberlist")
+	err := s.await(ctx, "secret of the speakers", func(ctx context.Context) (bool, error) {
+		secret, err := s.c.Client().CoreV1().Secrets(Namespace).Get(ctx, "memberlist", metav1.GetOptions{})
+		if err != nil {
+			return false, nil //nolint:nilerr // it will come
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return false, err
+		}
+		return true, os.WriteFile(filepath.Join(dir, "secretkey"), secret.Data["secretkey"], 0o600)
+	})
+	return dir, err
+}
+
+// kubeconfig writes one with the rights of a ServiceAccount, for use in boxes.
+func (s *System) kubeconfig(ctx context.Context, account string) (string, error) {
+	file := filepath.Join(s.c.Dir(), account+".kubeconfig")
+	base, err := clientcmd.LoadFromFile(s.c.InsideKubeconfig())
+	if err != nil {
+		return "", fmt.Errorf("read kubeconfig: %w", err)
+	}
+	const day = int64(24 * 60 * 60)
+	seconds := day
+	var token string
+	err = s.await(ctx, "token of "+account, func(ctx context.Context) (bool, error) {
+		t, err := s.c.Client().CoreV1().ServiceAccounts(Namespace).CreateToken(ctx, account,
+			&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+		if err != nil {
+			return false, err
+		}
+		token = t.Status.Token
+		return true, nil
+	})
+	if err != nil {
+		return "", err
+	}
+	for name := range base.AuthInfos {
+		base.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: token}
+	}
+	if err := clientcmd.WriteToFile(*base, file); err != nil {
+		return "", fmt.Errorf("write kubeconfig: %w", err)
+	}
+	return file, nil
+}
+
+// nodeAddr returns a node's IPv4 address as text.
+func (s *System) nodeAddr(node string) string {
+	i, _ := strconv.Atoi(node[len("node"):])
+	v4, _ := cluster.NodeAddrs(i)
+	return v4.String()
+}
+
+// await polls until done, an error, or the end of patience.
+func (s *System) await(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, poll, patient, true, func(ctx context.Context) (bool, error) {
+		ok, err := done(ctx)
+		last = err
+		return ok && err == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for %s: %w", what, errors.Join(err, last))
+	}
+	return nil
+}
+
+// client drops the errors that say that something is as wanted already.
+func client(err error) error {
+	if apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func podReady(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
