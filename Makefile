@@ -22,7 +22,7 @@ build: ## Build bin/barelb
 
 .PHONY: image
 image: build ## Write bin/barelb-image.tar (OCI archive), without a container engine
-	cd lab && go run ./cmd/mkimage -o ../$(BIN)/barelb-image.tar -name $(IMAGE) -entrypoint /barelb ../$(BIN)/barelb:/barelb
+	cd lab && go run ./cmd/mkimage -o ../$(BIN)/barelb-image.tar -name $(IMAGE) -entrypoint /barelb ../$(BIN)/barelb:/barelb /controller=/barelb /speaker=/barelb
 
 .PHONY: lab-tool
 lab-tool:
@@ -35,14 +35,17 @@ demo: image lab-tool ## Measure Layer 2 and BGP on a real cluster on this machin
 	$(LAB) demo $(LAB_ARGS)
 
 .PHONY: test
-test: build lab-tool ## Run all tests (as root: the adapters and the lab make network namespaces)
+test: image lab-tool ## Run all tests (as root: the adapters and the lab make network namespaces)
 	$(LAB) build --packages > $(BIN)/kube-bin
 	BARELB_KUBE_BIN=$$(cat $(BIN)/kube-bin) go test -race -tags '$(strip $(TAGS))' $(TEST_ARGS) ./...
 	cd lab && BARELB_KUBE_BIN=$$(cat ../$(BIN)/kube-bin) go test -p 1 -timeout 20m $(TEST_ARGS) ./...
 
 .PHONY: lab
 lab: image lab-tool ## Leave the demo's cluster running, and say how to use it
-	$(LAB) up --image $(BIN)/barelb-image.tar --image $(BIN)/backend-image.tar --manifest deploy/install.yaml $(LAB_ARGS)
+	$(LAB) up --image $(BIN)/barelb-image.tar --image $(BIN)/backend-image.tar --manifest deploy/install.yaml \
+	  --manifest lab/examples/pool.yaml --manifest lab/examples/web.yaml --manifest lab/examples/layer2.yaml $(LAB_ARGS)
+	@echo "The Service web has 192.168.1.250, announced by Layer 2. To announce it by BGP instead:"
+	@echo "  kubectl apply -f lab/examples/bgp.yaml && kubectl -n metallb-system delete l2advertisement layer2"
 
 .PHONY: lab-down
 lab-down: lab-tool ## Remove every trace of labs

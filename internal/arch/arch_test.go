@@ -210,7 +210,7 @@ func walk(t *testing.T, fn func(path string)) {
 
 func read(t *testing.T, path string) string {
 	t.Helper()
-	f, err := os.Open(path) //nolint:gosec // a file of the repository
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "" // gone since it was listed
 	}

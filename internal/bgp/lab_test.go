@@ -26,7 +26,7 @@ const (
 	router4, router6 = "10.9.0.2", "fd09::2"
 )
 
-var labs atomic.Int32 //nolint:gochecknoglobals // names must be unique in the process
+var labs atomic.Int32
 
 // lab is a node and a router joined by a cable.
 type lab struct {

@@ -207,7 +207,7 @@ func startNode(t testing.TB, ns string) *node {
 			t.Errorf("speaker: %v", err)
 		}
 		log := n.log.String()
-		for _, race := range strings.Split(log, "==================") {
+		for race := range strings.SplitSeq(log, "==================") {
 			if strings.Contains(race, "DATA RACE") && !strings.Contains(race, "StartBgp") {
 				t.Errorf("speaker: %s", race)
 			}

@@ -208,7 +208,8 @@ func TestNegotiate(t *testing.T) {
 		{"nothing", []lb.Family{lb.IPv4}, nil, negotiated{}},
 		{"one", []lb.Family{lb.IPv4}, []bgp.ParameterCapabilityInterface{mp(bgp.RF_IPv4_UC), mp(bgp.RF_IPv6_UC)}, negotiated{ipv4: true}},
 		{
-			"both", []lb.Family{lb.IPv4, lb.IPv6},
+			"both",
+			[]lb.Family{lb.IPv4, lb.IPv6},
 			[]bgp.ParameterCapabilityInterface{mp(bgp.RF_IPv6_UC), mp(bgp.RF_IPv4_UC), hops},
 			negotiated{ipv4: true, ipv6: true, ipv6Hops: true},
 		},

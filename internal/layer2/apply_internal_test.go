@@ -210,8 +210,8 @@ func TestDefaultExclude(t *testing.T) {
 // After any sequence of changes the schedule holds exactly what a table made from
 // scratch answers for.
 func TestScheduleFollowsTableUnderRandomChanges(t *testing.T) {
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // G115: any number will do
-	rnd := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // G404: not for secrets
+	seed := uint64(time.Now().UnixNano())
+	rnd := rand.New(rand.NewPCG(seed, 0))
 	a := newAnnouncer(nil)
 	want, snap := lb.L2{}, links.Snapshot{}
 	names := []string{"eth0", "eth1", "eth2", "veth0"}

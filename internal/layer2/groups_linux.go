@@ -104,5 +104,5 @@ func (g *groups) close() {
 }
 
 func (m membership) mreq() *unix.IPv6Mreq {
-	return &unix.IPv6Mreq{Multiaddr: m.group.As16(), Interface: uint32(m.link)} //nolint:gosec // G115: link indexes are positive
+	return &unix.IPv6Mreq{Multiaddr: m.group.As16(), Interface: uint32(m.link)}
 }

@@ -145,7 +145,7 @@ func allOf(conds ...match) []bpf.Instruction {
 	conds = append(conds, match{bpf.LoadExtension{Num: bpf.ExtLinkLayerType}, unix.ARPHRD_ETHER})
 	var prog []bpf.Instruction
 	for i, c := range conds {
-		left := uint8(2*(len(conds)-i-1) + 3) //nolint:gosec // G115: a handful of conditions
+		left := uint8(2*(len(conds)-i-1) + 3)
 		prog = append(prog, c.load, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: c.val, SkipTrue: left})
 	}
 	return append(prog,

@@ -89,7 +89,7 @@ func (a *Announcer) serve(ctx context.Context, conn *packetConn, gate *sync.Mute
 		n, link, err := conn.read(in)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the error is that we were told to stop
 		case err != nil && transient(err):
 			a.cfg.Log.DebugContext(ctx, "receive interrupted", "err", err)
 		case err != nil:

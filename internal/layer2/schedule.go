@@ -85,7 +85,8 @@ func next(since, now time.Time, refresh, spread time.Duration) time.Time {
 	if first.After(now) {
 		return first
 	}
-	return first.Add((now.Sub(first)/refresh + 1) * refresh)
+	passed := now.Sub(first)
+	return now.Add(refresh - passed%refresh)
 }
 
 // spread returns a part of refresh that depends on addr alone.
@@ -107,7 +108,7 @@ func (q queue) Swap(i, j int) {
 }
 
 func (q *queue) Push(x any) {
-	it := x.(*item) //nolint:forcetypeassert,errcheck // nothing else is pushed
+	it := x.(*item) //nolint:forcetypeassert // nothing else is pushed
 	it.pos = len(*q)
 	*q = append(*q, it)
 }

@@ -126,6 +126,6 @@ func lostCarrier(ev netlink.LinkUpdate) bool {
 // lostLinkLocal reports whether an event says that an IPv6 link-local address was
 // taken away.
 func lostLinkLocal(ev netlink.AddrUpdate) bool {
-	ip, ok := netip.AddrFromSlice(ev.LinkAddress.IP)
+	ip, ok := netip.AddrFromSlice(ev.LinkAddress.IP) //nolint:forbidigo // netlink has them so
 	return ok && !ev.NewAddr && isLinkLocal6(ip.Unmap())
 }

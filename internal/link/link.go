@@ -15,9 +15,10 @@ import (
 	"github.com/barelb/barelb/internal/core/links"
 )
 
-// Link and Snapshot are what a Watcher hands on.
 type (
-	Link     = links.Link
+	// Link is one kernel link.
+	Link = links.Link
+	// Snapshot is what a Watcher hands on.
 	Snapshot = links.Snapshot
 )
 
@@ -66,7 +67,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	for {
 		err := w.watch(ctx, epochs)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the error is that we were told to stop
 		}
 		w.log.WarnContext(ctx, "link watch interrupted", "err", err)
 		select {
@@ -191,6 +192,6 @@ func (s *subscription) close() {
 }
 
 func drain[T any](ch <-chan T) {
-	for range ch { //nolint:revive // empty-block: nothing is wanted of it
+	for range ch {
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/barelb/barelb/lab/cluster"
+	"github.com/barelb/barelb/lab/examples"
 	"github.com/barelb/barelb/lab/measure"
 	"github.com/barelb/barelb/lab/system"
 )
@@ -37,6 +38,9 @@ type Demo struct {
 	self string // a binary with the instruments
 	say  func(format string, args ...any)
 	vip  netip.Addr
+
+	victim string   // the node that fails
+	hosts  []string // the nodes with a backend
 }
 
 // result is what was measured of one mode.
@@ -45,6 +49,7 @@ type result struct {
 	single      bool   // it is as the mode promises
 	entry       []measure.Share
 	spread      []measure.Share // over the pods' nodes
+	everyPod    bool            // every pod took part
 	reached     string
 	reachable   bool
 	cut         outage
@@ -82,10 +87,11 @@ func Run(ctx context.Context, sys *system.System, self string, out io.Writer, sa
 
 // prepare creates pool, Deployment and Service.
 func (d *Demo) prepare(ctx context.Context) error {
-	if err := d.c.ApplyYAML(ctx, Pool); err != nil {
+	if err := d.c.ApplyYAML(ctx, examples.Pool); err != nil {
 		return err
 	}
-	if err := d.sys.PlaceBackends(ctx, d.c.Nodes()...); err != nil {
+	d.hosts = d.c.Nodes()
+	if err := d.sys.PlaceBackends(ctx, d.hosts...); err != nil {
 		return err
 	}
 	if err := d.sys.CreateService(ctx, system.Service{Name: service}); err != nil {
@@ -102,7 +108,7 @@ func (d *Demo) prepare(ctx context.Context) error {
 
 func (d *Demo) layer2(ctx context.Context) (result, error) {
 	var r result
-	if err := d.c.ApplyYAML(ctx, L2Advertisement); err != nil {
+	if err := d.c.ApplyYAML(ctx, examples.Layer2); err != nil {
 		return r, err
 	}
 	owner, macs, err := d.awaitOwner(ctx, "")
@@ -115,7 +121,14 @@ func (d *Demo) layer2(ctx context.Context) (result, error) {
 	if err := d.reach(ctx, &r); err != nil {
 		return r, err
 	}
-	if err := d.failures(ctx, &r, owner, func(ctx context.Context) error {
+	// From now on, with BGP too, this node is the one that fails. It has no pod:
+	// the outage of a pod is not that of the address.
+	d.victim = owner
+	d.hosts = slices.DeleteFunc(slices.Clone(d.c.Nodes()), func(n string) bool { return n == owner })
+	if err := d.sys.PlaceBackends(ctx, d.hosts...); err != nil {
+		return r, err
+	}
+	if err := d.failures(ctx, &r, func(ctx context.Context) error {
 		_, _, err := d.awaitOwner(ctx, owner)
 		return err
 	}, func(ctx context.Context) error {
@@ -129,9 +142,6 @@ func (d *Demo) layer2(ctx context.Context) (result, error) {
 
 func (d *Demo) bgp(ctx context.Context) (result, error) {
 	var r result
-	if err := d.sys.PlaceBackends(ctx, d.c.Nodes()...); err != nil {
-		return r, err
-	}
 	cfg := d.c.Config().BGP
 	for _, manifest := range []string{
 		Peer("router1", "192.168.1.1", cfg.NodeAS, cfg.RouterAS, cfg.HoldTime.String()), BGPAdvertisement,
@@ -151,7 +161,7 @@ func (d *Demo) bgp(ctx context.Context) (result, error) {
 		return r, err
 	}
 	all := len(d.c.Nodes())
-	return r, d.failures(ctx, &r, d.c.Nodes()[0], func(ctx context.Context) error {
+	return r, d.failures(ctx, &r, func(ctx context.Context) error {
 		_, err := d.awaitHops(ctx, all)
 		return err
 	}, func(ctx context.Context) error {
@@ -189,21 +199,18 @@ func (d *Demo) reach(ctx context.Context, r *result) error {
 	}
 	r.entry = measure.Spread(counts, flows)
 	r.spread = far.Nodes
+	r.everyPod = len(far.Nodes) == len(d.hosts)
 	r.reachable = near.Failed == 0 && far.Failed == 0
 	r.reached = fmt.Sprintf("client %d of %d, remote %d of %d flows", near.Served, near.Flows, far.Served, far.Flows)
 	d.say("  %d flows came in at %s", flows, shares(r.entry))
 	return nil
 }
 
-// failures cuts the link of a node, mends it, takes its speaker away and gives it
-// back, under a probe from the remote client. whole waits until the announcement
+// failures cuts the link of the victim, mends it, takes its speaker away and gives
+// it back, under a probe from the remote client. whole waits until the announcement
 // is as it was, without until the node has no part in it.
-func (d *Demo) failures(ctx context.Context, r *result, node string, whole, without func(context.Context) error) error {
-	// The outage of a pod is not that of the address: no pod on the node.
-	others := slices.DeleteFunc(slices.Clone(d.c.Nodes()), func(n string) bool { return n == node })
-	if err := d.sys.PlaceBackends(ctx, others...); err != nil {
-		return err
-	}
+func (d *Demo) failures(ctx context.Context, r *result, whole, without func(context.Context) error) error {
+	node := d.victim
 	p, err := measure.StartProbe(ctx, d.c.Box(cluster.Remote), d.self, measure.ProbeOpts{Target: netip.AddrPortFrom(d.vip, system.Port)})
 	if err != nil {
 		return err
@@ -254,9 +261,9 @@ func (d *Demo) failures(ctx context.Context, r *result, node string, whole, with
 	return nil
 }
 
-// steady is how many probes in a row must be answered before the next step: two
-// turns through the source ports.
-const steady = 800
+// steady is how many probes in a row must be answered before the next step: a turn
+// through the source ports, so that every flow was seen to work.
+const steady = 400
 
 func after(report measure.ProbeReport, mark string) (outage, error) {
 	m, err := report.After(mark)

@@ -2,28 +2,6 @@ package demo
 
 import "fmt"
 
-// Pool is the README's pool, to the letter.
-const Pool = `apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata:
-  name: bgp-pool
-  namespace: metallb-system
-spec:
-  addresses:
-  - 192.168.1.250/32
-`
-
-// L2Advertisement announces the pool by Layer 2.
-const L2Advertisement = `apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata:
-  name: layer2
-  namespace: metallb-system
-spec:
-  ipAddressPools:
-  - bgp-pool
-`
-
 // BGPAdvertisement announces the pool by BGP.
 const BGPAdvertisement = `apiVersion: metallb.io/v1beta1
 kind: BGPAdvertisement

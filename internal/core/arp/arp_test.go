@@ -3,6 +3,7 @@ package arp_test
 import (
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ func TestWire(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			wire := bytesOf(t, tt.wire)
-			for _, frame := range [][]byte{wire, append(wire[:len(wire):len(wire)], make([]byte, 18)...)} { // padded to 60 bytes too
+			for _, frame := range [][]byte{wire, append(slices.Clip(wire), make([]byte, 18)...)} { // padded to 60 bytes too
 				got, err := arp.Parse(frame)
 				if err != nil {
 					t.Fatal(err)

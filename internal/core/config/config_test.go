@@ -318,8 +318,10 @@ func TestOrderOfInputDoesNotMatter(t *testing.T) {
 	first := world()
 	first.Pools[3].Addresses = []string{"10.0.4.0/24"} // d was good once
 	prev := config.Parse(first, nil)
-	opts := cmp.Options{cmp.AllowUnexported(config.Config{}, config.Pool{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
-		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.IgnoreFields(config.Config{}, "ranges")}
+	opts := cmp.Options{
+		cmp.AllowUnexported(config.Config{}, config.Pool{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.IgnoreFields(config.Config{}, "ranges"),
+	}
 	for _, prev := range []*config.Config{nil, prev} {
 		want := config.Parse(world(), prev)
 		if len(want.Problems) < 8 {

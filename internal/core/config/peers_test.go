@@ -14,7 +14,8 @@ import (
 
 const basicAuth = "kubernetes.io/basic-auth"
 
-func ptr(d time.Duration) *time.Duration { return &d }
+//go:fix inline
+func ptr(d time.Duration) *time.Duration { return new(d) }
 
 var equalAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 

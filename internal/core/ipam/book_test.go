@@ -298,8 +298,11 @@ func TestHolding(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	for _, o := range []ipam.Holding{
-		{}, {Addrs: h.Addrs, SharingKey: "j", Backend: h.Backend, Ports: h.Ports}, {Addrs: h.Addrs, SharingKey: "k", Ports: h.Ports},
-		{Addrs: h.Addrs, SharingKey: "k", Backend: h.Backend}, {SharingKey: "k", Backend: h.Backend, Ports: h.Ports},
+		{},
+		{Addrs: h.Addrs, SharingKey: "j", Backend: h.Backend, Ports: h.Ports},
+		{Addrs: h.Addrs, SharingKey: "k", Ports: h.Ports},
+		{Addrs: h.Addrs, SharingKey: "k", Backend: h.Backend},
+		{SharingKey: "k", Backend: h.Backend, Ports: h.Ports},
 	} {
 		if h.Equal(o) {
 			t.Errorf("%+v equals %+v", h, o)

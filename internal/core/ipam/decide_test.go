@@ -390,8 +390,9 @@ func TestAdoptionComesFirst(t *testing.T) {
 	b := bookOf(t, v4("p", "10.0.0.0/24"))
 	a, c := svc4("a"), svc4("c")
 	a.Addrs, c.Addrs = addrs("10.0.0.0"), addrs("10.0.0.0")
-	if !b.Adopt(a) || !b.Adopt(a) || b.Adopt(c) {
-		t.Error("adoption is wrong")
+	first, again, other := b.Adopt(a), b.Adopt(a), b.Adopt(c)
+	if !first || !again || other {
+		t.Errorf("adopted the first %t, again %t, the other %t; want true, true, false", first, again, other)
 	}
 	check(t, "pending", settle(b, svc4("x")), give("p", "10.0.0.1"))
 	check(t, "c", settle(b, c), outcome{Addrs: []string{"10.0.0.2"}, Pool: "p", Cleared: lb.AddressInUse})

@@ -45,7 +45,6 @@ func (l Link) Equal(o Link) bool {
 	if !slices.Equal(l.Addrs, o.Addrs) {
 		return false
 	}
-	l.Addrs, o.Addrs = nil, nil
 	return l.Index == o.Index && l.Name == o.Name && l.Kind == o.Kind && l.Master == o.Master &&
 		l.HardwareAddr == o.HardwareAddr && l.Ethernet == o.Ethernet && l.Up == o.Up &&
 		l.Broadcast == o.Broadcast && l.NoARP == o.NoARP && l.Loopback == o.Loopback &&

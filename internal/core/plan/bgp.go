@@ -160,7 +160,7 @@ func (p *Planner) bgp() lb.BGP {
 				told = append(told, i)
 			}
 		}
-		alike := fmt.Sprint(peer.Families, told)
+		alike := fmt.Sprint(string(peer.Families), told)
 		if made[alike] == nil {
 			made[alike] = p.told(peer, wanted)
 		}

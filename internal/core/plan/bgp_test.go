@@ -47,18 +47,23 @@ func checkTold(t *testing.T, d plan.Desired, want map[string][]string) {
 func with(communities ...string) func(*config.BGPAdvertisement) {
 	return func(a *config.BGPAdvertisement) { a.Communities = communities }
 }
+
 func pref(n uint32) func(*config.BGPAdvertisement) {
 	return func(a *config.BGPAdvertisement) { a.LocalPref = n }
 }
+
 func lengths(v4, v6 int) func(*config.BGPAdvertisement) {
 	return func(a *config.BGPAdvertisement) { a.AggregationLength, a.AggregationLengthV6 = v4, v6 }
 }
+
 func peers(names ...string) func(*config.BGPAdvertisement) {
 	return func(a *config.BGPAdvertisement) { a.Peers = names }
 }
+
 func nodes(names ...string) func(*config.BGPAdvertisement) {
 	return func(a *config.BGPAdvertisement) { a.NodeSelectors = on(names...) }
 }
+
 func services(s lb.Selector) func(*config.BGPAdvertisement) {
 	return func(a *config.BGPAdvertisement) { a.ServiceSelectors = []lb.Selector{s} }
 }
