@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -62,6 +63,9 @@ func stopOnSignal() func() {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	go func() {
 		got, ok := (<-signals).(syscall.Signal)
+		for got == syscall.SIGPIPE && outputIsRead() { // it was about a connection
+			got, ok = (<-signals).(syscall.Signal)
+		}
 		stop()
 		signal.Reset()
 		if ok {
@@ -197,4 +201,11 @@ func crdFiles(t *testing.T) map[string][]byte {
 		files[filepath.Base(p)] = text
 	}
 	return files
+}
+
+// outputIsRead reports whether nobody has closed our output's other end.
+func outputIsRead() bool {
+	fds := []unix.PollFd{{Fd: 1}, {Fd: 2}}
+	_, err := unix.Poll(fds, 0)
+	return err != nil || (fds[0].Revents|fds[1].Revents)&unix.POLLERR == 0
 }

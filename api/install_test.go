@@ -145,8 +145,7 @@ func TestInstallPermissions(t *testing.T) {
 		{"controller", namespace, "apps", "deployments", "controller", []string{"get"}},
 		{"nobody", namespace, "apps", "deployments", "", all},
 
-		{"both", namespace, "", "secrets", "memberlist", []string{"get"}},
-		{"speaker", namespace, "", "secrets", "other", []string{"get"}},
+		{"both", namespace, "", "secrets", "any", []string{"get"}},
 		{"controller", namespace, "", "secrets", "", []string{"create"}},
 		{"nobody", namespace, "", "secrets", "", []string{"list", "watch", "update", "patch", "delete"}},
 		{"nobody", "default", "", "secrets", "memberlist", all},

@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	ctrl "sigs.k8s.io/controller-runtime"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // Main runs the command in args, whose first word is the program's own name, and
@@ -30,6 +30,7 @@ NDP for it) or by BGP (every node advertises it to its routers).
 It speaks MetalLB's API (metallb.io): IPAddressPool, L2Advertisement,
 BGPAdvertisement, BGPPeer and the others work unchanged, and so do MetalLB's
 flags and environment variables. A flag wins over its variable.`,
+		Version:      version(), // with a template of our own, the binary would be 11 MB larger
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
@@ -107,17 +108,12 @@ func newLog(w io.Writer, level string) (*slog.Logger, error) {
 	}
 	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
 	// What the Kubernetes libraries have to say of themselves is for debugging.
-	ctrl.SetLogger(logr.FromSlogHandler(quiet{log.Handler(), l}))
+	ctrllog.SetLogger(logr.FromSlogHandler(quiet{log.Handler(), l}))
 	return log, nil
 }
 
-// env returns the environment variable name, or the default.
-func env(name, def string) string {
-	if v, ok := os.LookupEnv(name); ok {
-		return v
-	}
-	return def
-}
+// env returns the environment variable name, or the default if it is unset or empty.
+func env(name, def string) string { return cmp.Or(os.Getenv(name), def) }
 
 // ownNamespace returns the namespace that we run in, as a Pod knows it.
 func ownNamespace() string {

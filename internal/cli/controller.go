@@ -40,13 +40,14 @@ adopted when it comes back.`,
 	f.add(cmd.Flags())
 	cmd.Flags().StringVar(&f.secretName, "ml-secret-name", env("METALLB_ML_SECRET_NAME", ""), "name of the Secret to make for the speakers, if it is not there (METALLB_ML_SECRET_NAME; default: none)")
 	cmd.Flags().StringVar(&f.deployment, "deployment", env("METALLB_DEPLOYMENT", ""), "name of our own Deployment, the owner of that Secret (METALLB_DEPLOYMENT)")
-	ignored(cmd.Flags(), "disable-cert-rotation", "cert-dir", "cert-service-name", "webhook-secret", "webhook-mode", "webhook-http2")
+	ignored(cmd.Flags(), []string{"disable-cert-rotation", "webhook-http2"},
+		[]string{"cert-dir", "cert-service-name", "webhook-secret", "webhook-mode"})
 	return cmd
 }
 
 func runController(ctx context.Context, f controllerFlags, log *slog.Logger) error {
 	cluster, err := kube.Connect(kube.Options{
-		Namespace: f.namespace, Component: "metallb-controller", PodName: f.podName, LoadBalancerClass: f.lbClass, Log: log,
+		Namespace: f.namespace, Component: "metallb-controller", PodName: f.podName, LoadBalancerClass: f.lbClass, Secrets: true, Log: log,
 	})
 	if err != nil {
 		return err

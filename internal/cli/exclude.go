@@ -27,7 +27,7 @@ func readExcluded(file string) ([]*regexp.Regexp, error) {
 	if err := yaml.Unmarshal(b, &content); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	var out []*regexp.Regexp
+	out := []*regexp.Regexp{} // empty, not nil: a file without links leaves out none
 	for i, text := range content.Links {
 		re, err := regexp.Compile(text)
 		if err != nil {

@@ -32,11 +32,14 @@ func (c *common) add(f *pflag.FlagSet) {
 }
 
 // ignored are flags of MetalLB that mean nothing here. They are accepted, so that
-// its manifests start BareLB, and hidden.
-func ignored(f *pflag.FlagSet, names ...string) {
-	for _, n := range names {
+// its manifests start BareLB, and hidden. Switches need no value, the others do.
+func ignored(f *pflag.FlagSet, switches, others []string) {
+	for _, n := range switches {
+		f.Bool(n, false, "without effect here")
+		_ = f.MarkHidden(n)
+	}
+	for _, n := range others {
 		f.String(n, "", "without effect here")
-		f.Lookup(n).NoOptDefVal = "true" // some of them are switches
 		_ = f.MarkHidden(n)
 	}
 }

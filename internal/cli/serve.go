@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
 	"github.com/barelb/barelb/internal/kube"
 	"github.com/barelb/barelb/internal/task"
 )
@@ -23,6 +26,11 @@ func serve(ctx context.Context, tasks *task.Group, cluster *kube.Cluster, f comm
 	metrics, err := cluster.MetricsServer(kube.MetricsOptions{Port: f.port, CertDir: f.certDir, TLS: tlsConfig})
 	if err != nil {
 		return err
+	}
+	for _, c := range []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := cluster.Registry().Register(c); err != nil {
+			return fmt.Errorf("register metrics of the process: %w", err)
+		}
 	}
 	tasks.Go(ctx, "metrics", metrics)
 	tasks.Go(ctx, "health", func(ctx context.Context) error {

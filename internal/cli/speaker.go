@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -70,7 +69,7 @@ announcing.`,
 	fl.BoolVar(&f.ignoreExclude, "ignore-exclude-lb", false, "announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too")
 	fl.StringVar(&f.excludeFile, "exclude-l2-config", "/etc/metallb/excludel2.yaml", "file that names the links to leave out, by regular expressions; it may be missing")
 	fl.StringVar(&f.host, "host", env("METALLB_HOST", ""), "address of this node, the first choice for a router ID (METALLB_HOST)")
-	ignored(fl, "frrk8s-namespace", "frrk8s-secret-passthrough", "bgp-debounce-timeout")
+	ignored(fl, []string{"frrk8s-secret-passthrough"}, []string{"frrk8s-namespace", "bgp-debounce-timeout"})
 	return cmd
 }
 
@@ -144,7 +143,7 @@ func newMembers(f speakerFlags, cluster *kube.Cluster, log *slog.Logger) (*liven
 		if err != nil {
 			return nil, fmt.Errorf("--ml-secret-key-path: %w (the controller makes the Secret when it starts with --ml-secret-name)", err)
 		}
-		secret = bytes.TrimSpace(b)
+		secret = b // all of it, as MetalLB takes it
 	}
 	return liveness.New(liveness.Config{
 		NodeName: f.nodeName, BindAddr: f.mlBindAddr, BindPort: f.mlBindPort, Secret: secret, WAN: f.wan,

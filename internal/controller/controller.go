@@ -60,7 +60,7 @@ type Controller struct {
 	book     *ipam.Book
 	cfg      *config.Config
 	services map[lb.Key]*lb.Service
-	given    map[lb.Key]kube.ServiceStatus // what was decided last
+	given    map[lb.Key]kube.ServiceStatus // what was decided last, be it nothing
 	refused  map[lb.Key]string             // what its user was told last; it waits for better times
 }
 
@@ -130,7 +130,12 @@ func (c *Controller) step(d kube.Delta) {
 	dirty := c.takeServices(d)
 	if d.Objects != nil {
 		c.takeObjects(d.Objects)
-		dirty = slices.SortedFunc(maps.Keys(c.services), lb.Key.Compare)
+		for key := range c.services {
+			if _, already := d.Services[key]; !already {
+				dirty = append(dirty, key)
+			}
+		}
+		slices.SortFunc(dirty, lb.Key.Compare)
 	}
 	c.settleAll(dirty)
 	c.report()
@@ -141,29 +146,32 @@ func (c *Controller) takeObjects(objs *config.Objects) {
 	if objs == nil {
 		return
 	}
+	var known []config.Problem
+	if c.cfg != nil {
+		known = c.cfg.Problems
+	}
 	c.cfg = config.Parse(*objs, c.cfg)
 	c.book.SetPools(c.cfg.Pools, c.cfg.SetAside)
 	c.metrics.Config(len(c.cfg.Problems) > 0)
 	for _, p := range c.cfg.Problems {
+		if slices.Contains(known, p) {
+			continue
+		}
 		c.log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}
 }
 
 // takeServices stores the changed Services and returns their keys in order.
-// Services that hold nothing any more give their addresses back at once.
 func (c *Controller) takeServices(d kube.Delta) []lb.Key {
 	for key, svc := range d.Services {
-		if svc == nil {
+		if old := c.services[key]; old != nil && (svc == nil || svc.UID != old.UID) { // deleted, and perhaps created again
 			delete(c.services, key)
 			delete(c.refused, key)
 			delete(c.given, key)
-			continue
 		}
-		if old, had := c.given[key]; had && old.UID != svc.UID { // deleted and created again
-			delete(c.given, key)
-			c.book.Release(key)
+		if svc != nil {
+			c.services[key] = svc
 		}
-		c.services[key] = svc
 	}
 	for _, key := range d.Orphans {
 		c.status.Set(key, kube.ServiceStatus{})
@@ -205,14 +213,10 @@ func (c *Controller) settle(svc *lb.Service) (freed bool) {
 	}
 	d := c.book.Decide(svc)
 	now := kube.ServiceStatus{UID: svc.UID, Addrs: d.Addrs, Pool: d.Pool}
-	before := c.book.Holding(svc.Key)
+	before := c.book.Holding(svc.Key) // that of its namesake, if it was created again
 	c.book.Settle(svc, d.Addrs)
-	c.tell(svc, had.Addrs, d)
-	if len(d.Addrs) > 0 {
-		c.given[svc.Key] = now
-	} else {
-		delete(c.given, svc.Key)
-	}
+	c.tell(svc, d)
+	c.given[svc.Key] = now
 	c.status.Set(svc.Key, now)
 	c.metrics.Update(nil)
 	// A lost address is free for others; so may be a kept one, if its Service is
@@ -220,8 +224,10 @@ func (c *Controller) settle(svc *lb.Service) (freed bool) {
 	return len(before.Addrs) > 0 && !before.Equal(c.book.Holding(svc.Key))
 }
 
-// tell records Events about a decision: one for each thing that is new.
-func (c *Controller) tell(svc *lb.Service, had []netip.Addr, d ipam.Decision) {
+// tell records Events about a decision: one for each thing that is new. svc is as
+// it was before.
+func (c *Controller) tell(svc *lb.Service, d ipam.Decision) {
+	had := svc.Addrs
 	if d.Cleared != nil {
 		c.events.ServiceEvent(svc, false, kube.EventCleared, string(d.Cleared.Reason)+": "+d.Cleared.Message)
 		c.log.Info("took address back", "service", svc.Key.String(), "addr", fmt.Sprint(had), "reason", string(d.Cleared.Reason))
@@ -238,10 +244,14 @@ func (c *Controller) tell(svc *lb.Service, had []netip.Addr, d ipam.Decision) {
 		return
 	}
 	text := string(d.Refused.Reason) + ": " + d.Refused.Message
-	if c.refused[svc.Key] == text {
+	news := text
+	if d.Refused.Reason == lb.PoolExhausted && len(d.Addrs) > 0 {
+		news = string(d.Refused.Reason) // the words depend on where it was looked for
+	}
+	if c.refused[svc.Key] == news {
 		return
 	}
-	c.refused[svc.Key] = text
+	c.refused[svc.Key] = news
 	c.log.Warn("not allocated", "service", svc.Key.String(), "reason", string(d.Refused.Reason), "err", d.Refused.Message)
 	switch {
 	case d.Refused.Reason == lb.InvalidRequest && len(d.Addrs) > 0:

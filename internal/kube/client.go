@@ -11,17 +11,23 @@ package kube
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -37,6 +43,9 @@ const (
 	clientQPS   = 500
 	clientBurst = 1000
 )
+
+// stopTime is how long Run waits for its watches to end.
+const stopTime = time.Second
 
 // Options say who connects.
 type Options struct {
@@ -74,6 +83,10 @@ func Connect(opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w (run in a Pod with a ServiceAccount, or set KUBECONFIG)", err)
 	}
+	return connect(cfg, opts)
+}
+
+func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 	cfg.QPS, cfg.Burst = clientQPS, clientBurst
 	cfg.UserAgent = "barelb/" + opts.Component
 
@@ -86,7 +99,7 @@ func Connect(opts Options) (*Cluster, error) {
 			return nil, fmt.Errorf("build scheme: %w", err)
 		}
 	}
-	c, err := client.New(cfg, client.Options{Scheme: scheme})
+	c, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: kinds()})
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
@@ -94,7 +107,10 @@ func Connect(opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	ca, err := cache.New(cfg, cache.Options{Scheme: scheme, ByObject: byObject, DefaultTransform: slim})
+	ca, err := cache.New(cfg, cache.Options{
+		Scheme: scheme, Mapper: kinds(), ByObject: byObject, DefaultTransform: slim,
+		DefaultWatchErrorHandler: func(ctx context.Context, _ *toolscache.Reflector, err error) { logWatchError(ctx, opts.Log, err) },
+	})
 	if err != nil {
 		return nil, fmt.Errorf("make cache: %w", err)
 	}
@@ -105,13 +121,28 @@ func Connect(opts Options) (*Cluster, error) {
 	}, nil
 }
 
-// watched limits what is watched: configuration in our own namespace only.
+// logWatchError tells of a watch that ended with an error. That it ends now and
+// then, or that what it left off at is too old, is no trouble.
+func logWatchError(ctx context.Context, log *slog.Logger, err error) {
+	level := slog.LevelWarn
+	//nolint:errorlint // a watch that ends is bare EOF; in another error it is a connection that broke
+	if err == io.EOF || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || ctx.Err() != nil {
+		level = slog.LevelDebug
+	}
+	log.Log(ctx, level, "watch interrupted", "err", err)
+}
+
+// watched limits what is watched: configuration in our own namespace only, and of
+// the ConfigurationStates our own.
 func watched(opts Options) (map[client.Object]cache.ByObject, error) {
 	ours := map[string]cache.Config{opts.Namespace: {}}
 	byObject := map[client.Object]cache.ByObject{}
 	for _, kind := range configKinds() {
 		byObject[kind] = cache.ByObject{Namespaces: ours}
 	}
+	byObject[&v1beta1.ConfigurationState{}] = cache.ByObject{Namespaces: map[string]cache.Config{
+		opts.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", configurationState(opts).Name)},
+	}}
 	if opts.SpeakerLabels != "" {
 		sel, err := labels.Parse(opts.SpeakerLabels)
 		if err != nil {
@@ -151,14 +182,68 @@ func slim(obj any) (any, error) {
 	return obj, nil
 }
 
-// Run watches until ctx ends.
+// Run watches until ctx ends. It does not wait for watches that sit out a pause
+// because the API server is away: that can take half a minute, in which they do
+// nothing.
 func (c *Cluster) Run(ctx context.Context) error {
 	c.startEvents()
 	defer c.events.Shutdown()
-	if err := c.cache.Start(ctx); err != nil {
-		return fmt.Errorf("watch the API server: %w", err)
+	ended := make(chan error, 1)
+	go func() { ended <- c.cache.Start(ctx) }()
+	late := make(<-chan time.Time)
+	for done := ctx.Done(); ; {
+		select {
+		case err := <-ended:
+			if err != nil {
+				return fmt.Errorf("watch the API server: %w", err)
+			}
+			return nil
+		case <-done:
+			done, late = nil, time.After(stopTime)
+		case <-late:
+			return nil
+		}
 	}
-	return nil
+}
+
+// informer returns the informer of a kind. It does not wait for the API server.
+//
+//nolint:ireturn // the library gives no other
+func (c *Cluster) informer(ctx context.Context, kind client.Object) (cache.Informer, error) {
+	inf, err := c.cache.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, fmt.Errorf("watch %T: %w", kind, err)
+	}
+	return inf, nil
+}
+
+// kinds returns which resources the kinds are that we deal with. Asking the API
+// server would mean that we could not start without it.
+func kinds() *meta.DefaultRESTMapper {
+	core, v1, v2 := corev1.SchemeGroupVersion, v1beta1.GroupVersion, v1beta2.GroupVersion
+	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, v1, v2})
+	cluster := []schema.GroupVersionKind{
+		core.WithKind("Namespace"), core.WithKind("Node"),
+		authenticationv1.SchemeGroupVersion.WithKind("TokenReview"),
+		authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview"),
+	}
+	add := func(k schema.GroupVersionKind, scope meta.RESTScope) {
+		m.Add(k, scope)
+		m.Add(k.GroupVersion().WithKind(k.Kind+"List"), scope) // of which the cache asks for the scope alone
+	}
+	for _, k := range cluster {
+		add(k, meta.RESTScopeRoot)
+	}
+	namespaced := []schema.GroupVersionKind{
+		core.WithKind("Service"), core.WithKind("Pod"), core.WithKind("Secret"),
+		appsv1.SchemeGroupVersion.WithKind("Deployment"), discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
+		v1.WithKind("IPAddressPool"), v1.WithKind("L2Advertisement"), v1.WithKind("BGPAdvertisement"), v2.WithKind("BGPPeer"),
+		v1.WithKind("BFDProfile"), v1.WithKind("Community"), v1.WithKind("ConfigurationState"),
+	}
+	for _, k := range namespaced {
+		add(k, meta.RESTScopeNamespace)
+	}
+	return m
 }
 
 // configKinds are the kinds of configuration objects.

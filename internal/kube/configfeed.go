@@ -2,7 +2,9 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +19,7 @@ import (
 // Secrets are read, not watched: the right to get one is all that a speaker has.
 const (
 	secretRefresh = 30 * time.Second
+	secretAwaited = 2 * time.Second // the same, while one is missing
 	secretTimeout = 5 * time.Second
 )
 
@@ -27,11 +30,27 @@ type configFeed struct {
 	c       *Cluster
 	publish func(*config.Objects)
 	wake    chan struct{}
+	refresh time.Duration            // between two readings of the Secrets
+	awaited time.Duration            // the same, while one is missing
 	secrets map[string]config.Secret // last read; owned by run
 }
 
 func newConfigFeed(c *Cluster, publish func(*config.Objects)) *configFeed {
-	return &configFeed{c: c, publish: publish, wake: make(chan struct{}, 1), secrets: map[string]config.Secret{}}
+	return &configFeed{
+		c: c, publish: publish, wake: make(chan struct{}, 1), refresh: secretRefresh, awaited: secretAwaited,
+		secrets: map[string]config.Secret{},
+	}
+}
+
+// onUpdate wakes run, unless the change of an object is one of its status alone,
+// which the controller writes after each allocation.
+func (f *configFeed) onUpdate(was, is any) {
+	a, ok := was.(client.Object)
+	b, ok2 := is.(client.Object)
+	if ok && ok2 && a.GetUID() == b.GetUID() && a.GetGeneration() == b.GetGeneration() && maps.Equal(a.GetLabels(), b.GetLabels()) {
+		return
+	}
+	f.onObject(is, false)
 }
 
 func (f *configFeed) onObject(any, bool) {
@@ -44,12 +63,14 @@ func (f *configFeed) onObject(any, bool) {
 // run publishes the configuration once, calls ready, and publishes it again
 // whenever it changes, until ctx ends.
 func (f *configFeed) run(ctx context.Context, ready func()) error {
-	tick := time.NewTicker(secretRefresh)
-	defer tick.Stop()
 	for first := true; ; first = false {
+		select {
+		case <-f.wake: // what it tells of is read now
+		default:
+		}
 		objs, err := f.read(ctx)
 		if err != nil {
-			return err
+			return unlessEnded(ctx, fmt.Errorf("list configuration objects: %w", err))
 		}
 		f.secrets = f.readSecrets(ctx, objs)
 		objs.Secrets = f.secrets
@@ -57,14 +78,41 @@ func (f *configFeed) run(ctx context.Context, ready func()) error {
 		if first {
 			ready()
 		}
-		for again := false; !again; {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-f.wake:
-				again = true
-			case <-tick.C:
-				again = !maps.Equal(f.readSecrets(ctx, objs), f.secrets)
+		if !f.waitForNews(ctx, objs) {
+			return nil
+		}
+	}
+}
+
+// unlessEnded returns err, or nil if it is because ctx has ended.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// waitForNews waits until the configuration objects change, or a Secret that objs
+// refer to. It returns false when ctx ends.
+func (f *configFeed) waitForNews(ctx context.Context, objs *config.Objects) bool {
+	pause := f.refresh
+	if slices.ContainsFunc(objs.Peers, func(p config.BGPPeer) bool {
+		_, has := f.secrets[p.PasswordSecret]
+		return p.PasswordSecret != "" && !has
+	}) {
+		pause = f.awaited
+	}
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-f.wake:
+			return true
+		case <-tick.C:
+			if !objs.SecretsUnread && !maps.Equal(f.readSecrets(ctx, objs), f.secrets) {
+				return true
 			}
 		}
 	}

@@ -43,13 +43,17 @@ func annotation(o metav1.Object, name string) (string, bool) {
 	return v, ok
 }
 
+// ours reports whether a Service is of type LoadBalancer and of the class, or
+// without a class if class is "".
+func ours(o *corev1.Service, class string) bool {
+	have := o.Spec.LoadBalancerClass
+	return o.Spec.Type == corev1.ServiceTypeLoadBalancer && (have == nil) == (class == "") && (have == nil || *have == class)
+}
+
 // convertService returns the Service as the core knows it, or nil if it is not
 // one of type LoadBalancer and of our class.
 func convertService(o *corev1.Service, class string, namespaceLabels map[string]string) *lb.Service {
-	if o.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return nil
-	}
-	if have := o.Spec.LoadBalancerClass; (have == nil) != (class == "") || have != nil && *have != class {
+	if !ours(o, class) {
 		return nil
 	}
 	svc := &lb.Service{
@@ -66,7 +70,7 @@ func convertService(o *corev1.Service, class string, namespaceLabels map[string]
 		svc.FamilyPolicy = lb.FamilyPolicy(*p)
 	}
 	for _, p := range o.Spec.Ports {
-		svc.Ports = append(svc.Ports, lb.Port{Protocol: string(p.Protocol), Number: uint16(p.Port)}) //nolint:gosec // the API allows 1 to 65535
+		svc.Ports = append(svc.Ports, lb.Port{Protocol: string(p.Protocol), Number: uint16(p.Port)})
 	}
 	slices.SortFunc(svc.Ports, lb.Port.Compare)
 	if svc.TrafficLocal {
@@ -74,7 +78,8 @@ func convertService(o *corev1.Service, class string, namespaceLabels map[string]
 	}
 	svc.SharingKey, svc.HasSharing = annotation(o, annotationSharing)
 	svc.RequestedPool, _ = annotation(o, annotationPool)
-	svc.Requested, svc.RequestErr = requestedAddrs(o)
+	svc.RequestField = requestField(o)
+	svc.Requested, svc.RequestErr = requestedAddrs(o, svc.RequestField)
 	svc.Pool = o.Annotations[AnnotationFromPool]
 	for _, in := range o.Status.LoadBalancer.Ingress {
 		if a, err := netip.ParseAddr(in.IP); err == nil {
@@ -84,16 +89,27 @@ func convertService(o *corev1.Service, class string, namespaceLabels map[string]
 	return svc
 }
 
+// requestField says where a Service asks for addresses, or returns "".
+func requestField(o *corev1.Service) string {
+	text, _ := annotation(o, annotationAddresses)
+	switch {
+	case o.Spec.LoadBalancerIP != "":
+		return "spec.loadBalancerIP"
+	case text != "":
+		return "annotation " + annotationAddresses
+	}
+	return ""
+}
+
 // requestedAddrs reads the loadBalancerIPs annotation or spec.loadBalancerIP; the
 // second result says what is wrong with them.
-func requestedAddrs(o *corev1.Service) ([]netip.Addr, string) {
-	text, has := annotation(o, annotationAddresses)
-	field := "annotation " + annotationAddresses
+func requestedAddrs(o *corev1.Service, field string) ([]netip.Addr, string) {
+	text, _ := annotation(o, annotationAddresses)
 	if old := o.Spec.LoadBalancerIP; old != "" {
-		if has && text != "" {
+		if text != "" {
 			return nil, "spec.loadBalancerIP and the annotation loadBalancerIPs exclude each other"
 		}
-		text, field = old, "spec.loadBalancerIP"
+		text = old
 	}
 	if text == "" {
 		return nil, ""

@@ -62,6 +62,8 @@ func (c *Cluster) ObjectEvent(ctx context.Context, kind, name string, warning bo
 }
 
 // newObject returns an empty object of a configuration kind and its apiVersion.
+//
+//nolint:ireturn // the kinds have nothing else in common
 func newObject(kind string) (client.Object, string) {
 	v1 := v1beta1.GroupVersion.String()
 	switch kind {
@@ -81,7 +83,7 @@ func newObject(kind string) (client.Object, string) {
 	return nil, ""
 }
 
-func eventType(warning bool) string {
+func eventType(warning bool) string { //nolint:revive // it translates a flag into the API's word
 	if warning {
 		return corev1.EventTypeWarning
 	}

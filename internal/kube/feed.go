@@ -4,18 +4,22 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	toolscache "k8s.io/client-go/tools/cache"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/lb"
 )
+
+const patience = 10 * time.Second
 
 // Feed is the latest state of the cluster, and which of it changed. Make it with
 // Cluster.Feed, and run it.
@@ -24,10 +28,13 @@ type Feed struct {
 	changed chan struct{}
 	ready   chan struct{}
 	config  *configFeed
+	// patience is how long the first reading may take before that is worth a word.
+	patience time.Duration
 
 	mu         sync.Mutex
 	services   map[lb.Key]*corev1.Service
 	endpoints  map[lb.Key]map[string][]lb.Endpoint // by the name of the slice
+	sliceOf    map[lb.Key]string                   // the Service that a slice belongs to, in its namespace
 	nodes      map[string]lb.Node
 	namespaces map[string]map[string]string // labels
 	dirty      map[lb.Key]bool
@@ -53,8 +60,8 @@ type Delta struct {
 // Feed returns the feed of this connection.
 func (c *Cluster) Feed() *Feed {
 	f := &Feed{
-		c: c, changed: make(chan struct{}, 1), ready: make(chan struct{}),
-		services: map[lb.Key]*corev1.Service{}, endpoints: map[lb.Key]map[string][]lb.Endpoint{},
+		c: c, changed: make(chan struct{}, 1), ready: make(chan struct{}), patience: patience,
+		services: map[lb.Key]*corev1.Service{}, endpoints: map[lb.Key]map[string][]lb.Endpoint{}, sliceOf: map[lb.Key]string{},
 		nodes: map[string]lb.Node{}, namespaces: map[string]map[string]string{}, dirty: map[lb.Key]bool{},
 	}
 	f.config = newConfigFeed(c, f.publish)
@@ -77,18 +84,23 @@ func (f *Feed) Run(ctx context.Context) error {
 	if f.c.opts.Endpoints {
 		handlers[&discoveryv1.EndpointSlice{}] = f.onSlice
 	}
-	for _, kind := range configKinds() {
+	configs := configKinds()
+	for _, kind := range configs {
 		handlers[kind] = f.config.onObject
 	}
-	synced := make([]toolscache.InformerSynced, 0, len(handlers))
+	synced := map[string]toolscache.InformerSynced{} // by kind
 	for kind, fn := range handlers {
-		inf, err := f.c.cache.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
+		update := func(_, obj any) { fn(obj, false) }
+		if slices.Contains(configs, kind) {
+			update = f.config.onUpdate
+		}
+		inf, err := f.c.informer(ctx, kind)
 		if err != nil {
-			return fmt.Errorf("watch %T: %w", kind, err)
+			return err
 		}
 		reg, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 			AddFunc:    func(obj any) { fn(obj, false) },
-			UpdateFunc: func(_, obj any) { fn(obj, false) },
+			UpdateFunc: update,
 			DeleteFunc: func(obj any) {
 				if last, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
 					obj = last.Obj
@@ -99,12 +111,34 @@ func (f *Feed) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}
-		synced = append(synced, reg.HasSynced)
+		synced[reflect.TypeOf(kind).Elem().Name()] = reg.HasSynced
 	}
-	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
-		return nil // ctx ended
+	if !f.waitForAll(ctx, synced) {
+		return nil
 	}
 	return f.config.run(ctx, func() { close(f.ready) })
+}
+
+// waitForAll waits until everything was read once, and says so if that takes
+// long. It returns false when ctx ends.
+func (f *Feed) waitForAll(ctx context.Context, synced map[string]toolscache.InformerSynced) bool {
+	all := slices.Collect(maps.Values(synced))
+	for {
+		soon, cancel := context.WithTimeout(ctx, f.patience)
+		ok := toolscache.WaitForCacheSync(soon.Done(), all...)
+		cancel()
+		if ok || ctx.Err() != nil {
+			return ok
+		}
+		var missing []string
+		for kind, has := range synced {
+			if !has() {
+				missing = append(missing, kind)
+			}
+		}
+		slices.Sort(missing)
+		f.c.opts.Log.Warn("wait for the API server", "kinds", strings.Join(missing, " "), "addr", f.c.rest.Host)
+	}
 }
 
 // Drain takes what changed since the last call.
@@ -151,7 +185,7 @@ func (f *Feed) publish(objs *config.Objects) {
 	f.signal()
 }
 
-func (f *Feed) onService(obj any, gone bool) {
+func (f *Feed) onService(obj any, gone bool) { //nolint:revive // two kinds of event
 	o, ok := obj.(*corev1.Service)
 	if !ok {
 		return
@@ -168,32 +202,44 @@ func (f *Feed) onService(obj any, gone bool) {
 	f.signal()
 }
 
-func (f *Feed) onSlice(obj any, gone bool) {
+func (f *Feed) onSlice(obj any, gone bool) { //nolint:revive // two kinds of event
 	o, ok := obj.(*discoveryv1.EndpointSlice)
 	if !ok {
 		return
 	}
 	key, eps := convertEndpoints(o)
-	if key.Name == "" {
-		return
-	}
+	slice := lb.Key{Namespace: o.Namespace, Name: o.Name}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if gone {
-		delete(f.endpoints[key], o.Name)
-		if len(f.endpoints[key]) == 0 {
-			delete(f.endpoints, key)
-		}
-	} else {
-		if f.endpoints[key] == nil {
-			f.endpoints[key] = map[string][]lb.Endpoint{}
-		}
-		if old, had := f.endpoints[key][o.Name]; had && slices.Equal(old, eps) {
-			return
-		}
-		f.endpoints[key][o.Name] = eps
+	if last, had := f.sliceOf[slice]; had && (gone || last != key.Name) {
+		f.dropSlice(slice, lb.Key{Namespace: o.Namespace, Name: last})
 	}
-	// Most slices belong to Services that are not of type LoadBalancer.
+	if gone || key.Name == "" {
+		return
+	}
+	if f.endpoints[key] == nil {
+		f.endpoints[key] = map[string][]lb.Endpoint{}
+	}
+	if old, had := f.endpoints[key][o.Name]; had && slices.Equal(old, eps) {
+		return
+	}
+	f.endpoints[key][o.Name], f.sliceOf[slice] = eps, key.Name
+	f.endpointsChanged(key)
+}
+
+// dropSlice forgets a slice of the Service key. mu is held.
+func (f *Feed) dropSlice(slice, key lb.Key) {
+	delete(f.sliceOf, slice)
+	delete(f.endpoints[key], slice.Name)
+	if len(f.endpoints[key]) == 0 {
+		delete(f.endpoints, key)
+	}
+	f.endpointsChanged(key)
+}
+
+// endpointsChanged marks a Service whose endpoints changed. Most slices belong to
+// Services that are not of type LoadBalancer. mu is held.
+func (f *Feed) endpointsChanged(key lb.Key) {
 	if svc := f.services[key]; svc == nil || svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		f.dirty[key] = true
 		f.signal()
@@ -221,7 +267,7 @@ func (f *Feed) onNode(obj any, gone bool) {
 	f.signal()
 }
 
-func (f *Feed) onNamespace(obj any, gone bool) {
+func (f *Feed) onNamespace(obj any, gone bool) { //nolint:revive // two kinds of event
 	o, ok := obj.(*corev1.Namespace)
 	if !ok {
 		return

@@ -24,6 +24,8 @@ func (l *latest[T]) set(v T) {
 }
 
 // take returns the newest value and forgets it.
+//
+//nolint:ireturn // T is what the owner says
 func (l *latest[T]) take() (v T, has bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

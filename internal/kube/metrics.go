@@ -45,7 +45,7 @@ func (m *ClientMetrics) Update(err error) {
 }
 
 // Config says that a configuration is in force, and whether any of it is set aside.
-func (m *ClientMetrics) Config(stale bool) {
+func (m *ClientMetrics) Config(stale bool) { //nolint:revive // a gauge is a flag
 	m.loaded.Set(1)
 	m.stale.Set(0)
 	if stale {
@@ -54,6 +54,8 @@ func (m *ClientMetrics) Config(stale bool) {
 }
 
 // Registry is where metrics are registered to be served.
+//
+//nolint:ireturn // whoever registers needs no more
 func (c *Cluster) Registry() prometheus.Registerer { return metrics.Registry }
 
 // MetricsOptions say how metrics are served.

@@ -11,12 +11,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // Speakers returns the addresses of the speakers' Pods by the names of their
 // nodes. It waits until Pods were read once.
 func (c *Cluster) Speakers(ctx context.Context) (map[string]netip.Addr, error) {
+	inf, err := c.informer(ctx, &corev1.Pod{})
+	if err != nil {
+		return nil, err
+	}
+	if !toolscache.WaitForCacheSync(ctx.Done(), inf.HasSynced) {
+		return nil, fmt.Errorf("list the pods of speakers: %w", context.Cause(ctx))
+	}
 	var pods corev1.PodList
 	if err := c.cache.List(ctx, &pods, client.InNamespace(c.opts.Namespace)); err != nil {
 		return nil, fmt.Errorf("list the pods of speakers: %w", err)
@@ -35,12 +43,14 @@ func (c *Cluster) Speakers(ctx context.Context) (map[string]netip.Addr, error) {
 }
 
 // EnsureMemberlistSecret makes the Secret by which speakers recognize each other,
-// unless it is there. deployment, if not "", becomes its owner.
+// unless it is there. deployment, if not "" and found, becomes its owner.
 func (c *Cluster) EnsureMemberlistSecret(ctx context.Context, name, deployment string) error {
 	key := client.ObjectKey{Namespace: c.opts.Namespace, Name: name}
 	var s corev1.Secret
-	if err := c.client.Get(ctx, key, &s); !apierrors.IsNotFound(err) {
-		return err
+	if err := c.client.Get(ctx, key, &s); err == nil {
+		return nil
+	} else if !apierrors.IsNotFound(err) {
+		return fmt.Errorf("get secret %s: %w", name, err)
 	}
 	raw := make([]byte, 16)
 	_, _ = rand.Read(raw) // never fails
@@ -50,8 +60,13 @@ func (c *Cluster) EnsureMemberlistSecret(ctx context.Context, name, deployment s
 	}
 	if deployment != "" {
 		var d appsv1.Deployment
-		if err := c.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: deployment}, &d); err == nil {
+		err := c.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: deployment}, &d)
+		switch {
+		case err == nil:
 			s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: d.Name, UID: d.UID}}
+		case apierrors.IsNotFound(err), apierrors.IsForbidden(err): // then it has no owner
+		default:
+			return fmt.Errorf("get deployment %s: %w", deployment, err)
 		}
 	}
 	if err := c.client.Create(ctx, &s); err != nil && !apierrors.IsAlreadyExists(err) {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -13,15 +14,20 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/barelb/barelb/api/v1beta1"
 	"github.com/barelb/barelb/internal/core/config"
 )
 
-// stateInterval is the least time between two rounds of status writes: state is
-// for people to read, and many changes make one write.
-const stateInterval = 500 * time.Millisecond
+const (
+	// stateInterval is the least time between two rounds of status writes: state is
+	// for people to read, and many changes make one write.
+	stateInterval = 500 * time.Millisecond
+	// maxMessage in bytes is the longest message of a condition that the API takes.
+	maxMessage = 32768
+)
 
 // State is what a component says of the configuration.
 type State struct {
@@ -41,38 +47,79 @@ type StateWriter struct {
 	c        *Cluster
 	next     *latest[State]
 	reported map[config.Problem]bool // Events were recorded; owned by Run
+	owner    *metav1.OwnerReference  // our Pod, once it was read; owned by Run
+	touched  chan struct{}           // somebody changed or deleted what we wrote
 }
 
 // StateWriter returns a writer of the component's State. Run it.
 func (c *Cluster) StateWriter() *StateWriter {
-	return &StateWriter{c: c, next: newLatest[State](), reported: map[config.Problem]bool{}}
+	return &StateWriter{c: c, next: newLatest[State](), reported: map[config.Problem]bool{}, touched: make(chan struct{}, 1)}
 }
 
 // Set makes s the state to publish. It does not block.
 func (w *StateWriter) Set(s State) { w.next.set(s) }
 
-// Run publishes until ctx ends.
+// Run publishes until ctx ends. What others change or delete, it writes again.
 func (w *StateWriter) Run(ctx context.Context) error {
-	for {
+	if err := w.watch(ctx); err != nil {
+		return err
+	}
+	var last *State
+	for pause := stateInterval; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-w.next.wake:
+		case <-w.touched:
 		}
 		s, ok := w.next.take()
-		if !ok {
-			continue
+		switch {
+		case ok:
+			last = &s
+		case last == nil:
+			continue // nothing was said yet
+		default:
+			s = *last
 		}
-		if err := w.publish(ctx, s); err != nil && ctx.Err() == nil {
+		if err := w.publish(ctx, s); err == nil {
+			pause = stateInterval
+		} else if ctx.Err() == nil {
 			w.c.opts.Log.Warn("write status", "err", err)
 			w.again(s)
+			pause = min(2*pause, lastRetry)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(stateInterval):
+		case <-time.After(pause):
 		}
 	}
+}
+
+// watch signals when somebody touches an object whose status we write.
+func (w *StateWriter) watch(ctx context.Context) error {
+	signal := func(any) {
+		select {
+		case w.touched <- struct{}{}:
+		default:
+		}
+	}
+	kinds := []client.Object{&v1beta1.ConfigurationState{}}
+	if w.c.opts.NodeName == "" {
+		kinds = append(kinds, &v1beta1.IPAddressPool{})
+	}
+	for _, kind := range kinds {
+		inf, err := w.c.informer(ctx, kind)
+		if err != nil {
+			return err
+		}
+		if _, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			UpdateFunc: func(_, obj any) { signal(obj) }, DeleteFunc: signal,
+		}); err != nil {
+			return fmt.Errorf("watch %T: %w", kind, err)
+		}
+	}
+	return nil
 }
 
 // again puts s back to be tried once more, unless there is news.
@@ -84,16 +131,22 @@ func (w *StateWriter) again(s State) {
 }
 
 func (w *StateWriter) publish(ctx context.Context, s State) error {
-	w.recordEvents(ctx, s.Problems)
+	if w.c.opts.NodeName == "" { // one Event from the controller, not one from each node
+		w.recordEvents(ctx, s.Problems)
+	}
+	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(s.Pools)) {
-		if err := w.writePool(ctx, name, s.Pools[name], s.Problems); err != nil {
-			return fmt.Errorf("status of IPAddressPool %s: %w", name, err)
+		err := w.writePool(ctx, name, s.Pools[name], s.Problems)
+		if err != nil && !apierrors.IsConflict(err) {
+			errs = append(errs, fmt.Errorf("status of IPAddressPool %s: %w", name, err))
+		} else if err != nil { // the news is on its way to us
+			w.again(s)
 		}
 	}
 	if err := w.writeConfigurationState(ctx, s.Problems); err != nil {
-		return fmt.Errorf("ConfigurationState: %w", err)
+		errs = append(errs, fmt.Errorf("ConfigurationState: %w", err))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // recordEvents records an Event for each problem that is new, and one for each
@@ -159,14 +212,23 @@ func accepted(kind, name string, generation int64, problems []config.Problem) me
 		lines = append(lines, p.Field+": "+p.Message)
 	}
 	if len(lines) > 0 {
-		c.Message = strings.Join(lines, "\n")
+		c.Message = shorten(strings.Join(lines, "\n"))
 	}
 	return c
 }
 
+// shorten cuts what is longer than the message of a condition may be.
+func shorten(text string) string {
+	const rest = "\n…"
+	if len(text) <= maxMessage {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxMessage-len(rest)], "") + rest
+}
+
 // writeConfigurationState writes the component's ConfigurationState.
 func (w *StateWriter) writeConfigurationState(ctx context.Context, problems []config.Problem) error {
-	o := w.configurationState()
+	o := configurationState(w.c.opts)
 	key := client.ObjectKeyFromObject(o)
 	var have v1beta1.ConfigurationState
 	err := w.c.client.Get(ctx, key, &have)
@@ -178,6 +240,10 @@ func (w *StateWriter) writeConfigurationState(ctx context.Context, problems []co
 		have = *o
 	} else if err != nil {
 		return fmt.Errorf("get: %w", err)
+	} else if w.own(ctx, &have) { // it is our predecessor's, and would go with it
+		if err := w.c.client.Update(ctx, &have); err != nil {
+			return fmt.Errorf("take over: %w", err)
+		}
 	}
 	condition := metav1.Condition{
 		Type: v1beta1.ConditionConfigReconcilerValid, Status: metav1.ConditionTrue, Reason: v1beta1.ReasonReconciled,
@@ -194,7 +260,7 @@ func (w *StateWriter) writeConfigurationState(ctx context.Context, problems []co
 		}
 		have.Status.Result, have.Status.ErrorSummary = v1beta1.ConfigurationInvalid, strings.Join(lines, "\n")
 		condition.Status, condition.Reason = metav1.ConditionFalse, v1beta1.ReasonConfigurationError
-		condition.Message = have.Status.ErrorSummary
+		condition.Message = shorten(have.Status.ErrorSummary)
 	}
 	meta.SetStatusCondition(&have.Status.Conditions, condition)
 	if reflect.DeepEqual(before.Status, have.Status) {
@@ -204,27 +270,35 @@ func (w *StateWriter) writeConfigurationState(ctx context.Context, problems []co
 }
 
 // configurationState returns our own, without status.
-func (w *StateWriter) configurationState() *v1beta1.ConfigurationState {
+func configurationState(opts Options) *v1beta1.ConfigurationState {
 	o := &v1beta1.ConfigurationState{ObjectMeta: metav1.ObjectMeta{
-		Namespace: w.c.opts.Namespace, Name: v1beta1.ComponentController,
+		Namespace: opts.Namespace, Name: v1beta1.ComponentController,
 		Labels: map[string]string{v1beta1.LabelComponentType: v1beta1.ComponentController},
 	}}
-	if node := w.c.opts.NodeName; node != "" {
+	if node := opts.NodeName; node != "" {
 		o.Name = v1beta1.ComponentSpeaker + "-" + node
 		o.Labels = map[string]string{v1beta1.LabelComponentType: v1beta1.ComponentSpeaker, v1beta1.LabelNodeName: node}
 	}
 	return o
 }
 
-// own makes our Pod the owner of o, so that o goes with it. Without the Pod, o stays.
-func (w *StateWriter) own(ctx context.Context, o client.Object) {
+// own makes our Pod the owner of o, so that o goes with it, and reports whether it
+// was not yet. Without the Pod, o stays as it is.
+func (w *StateWriter) own(ctx context.Context, o client.Object) bool {
 	if w.c.opts.PodName == "" {
-		return
+		return false
 	}
-	var pod corev1.Pod
-	if err := w.c.client.Get(ctx, client.ObjectKey{Namespace: w.c.opts.Namespace, Name: w.c.opts.PodName}, &pod); err != nil {
-		w.c.opts.Log.Debug("own pod cannot be read: its configuration state will outlive it", "err", err)
-		return
+	if w.owner == nil {
+		var pod corev1.Pod
+		if err := w.c.client.Get(ctx, client.ObjectKey{Namespace: w.c.opts.Namespace, Name: w.c.opts.PodName}, &pod); err != nil {
+			w.c.opts.Log.Debug("own pod cannot be read: its configuration state will outlive it", "err", err)
+			return false
+		}
+		w.owner = &metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
 	}
-	o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}})
+	if have := o.GetOwnerReferences(); len(have) == 1 && have[0] == *w.owner {
+		return false
+	}
+	o.SetOwnerReferences([]metav1.OwnerReference{*w.owner})
+	return true
 }

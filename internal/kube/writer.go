@@ -20,11 +20,16 @@ const (
 	statusWriters = 16 // status writes under way at once
 	firstRetry    = 10 * time.Millisecond
 	lastRetry     = 30 * time.Second
+
+	conflictTries = 5 // against others who write the same Service
+	conflictRetry = 100 * time.Millisecond
 )
 
 // ServiceStatus is what a Service's status and annotation shall say.
 type ServiceStatus struct {
-	UID   string // of the Service that is meant; one recreated since is another
+	// UID is that of the Service that is meant; one recreated since is another. ""
+	// means whichever is there, if it is not of type LoadBalancer any more.
+	UID   string
 	Addrs []netip.Addr
 	Pool  string
 }
@@ -85,10 +90,10 @@ func (w *Writer) work(ctx context.Context) {
 			w.queue.Forget(key)
 			w.forget(key, want)
 		case ctx.Err() != nil:
+		case apierrors.IsConflict(err): // somebody writes it all the time
+			w.queue.AddAfter(key, conflictRetry)
 		default:
-			if !apierrors.IsConflict(err) { // a conflict is the other writer's news on its way to us
-				w.c.opts.Log.Warn("write service status", "service", key.String(), "err", err)
-			}
+			w.c.opts.Log.Warn("write service status", "service", key.String(), "err", err)
 			w.queue.AddRateLimited(key)
 		}
 		w.queue.Done(key)
@@ -104,21 +109,42 @@ func (w *Writer) forget(key lb.Key, done ServiceStatus) {
 	}
 }
 
+// write makes a wish come true, from the Service as we know it. If somebody else
+// was faster, it reads what is there now.
 func (w *Writer) write(ctx context.Context, key lb.Key, want ServiceStatus) error {
+	err := w.writeTo(ctx, w.c.cache, key, want)
+	for range conflictTries {
+		if !apierrors.IsConflict(err) {
+			break
+		}
+		err = w.writeTo(ctx, w.c.client, key, want)
+	}
+	return err
+}
+
+func (w *Writer) writeTo(ctx context.Context, from client.Reader, key lb.Key, want ServiceStatus) error {
 	var o corev1.Service
-	if err := w.c.cache.Get(ctx, client.ObjectKey(key), &o); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	if want.UID != "" && string(o.UID) != want.UID {
+	if err := from.Get(ctx, client.ObjectKey(key), &o); apierrors.IsNotFound(err) {
 		return nil
+	} else if err != nil {
+		return fmt.Errorf("read service: %w", err)
 	}
-	if !setStatus(&o, want) {
+	if !w.concerns(&o, want) || !setStatus(&o, want) {
 		return nil
 	}
 	if err := w.c.client.Status().Update(ctx, &o); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("update status: %w", err))
 	}
 	return nil
+}
+
+// concerns reports whether a wish is still about the Service that is there now: it
+// may have been recreated, or not be ours to write to any more.
+func (w *Writer) concerns(o *corev1.Service, want ServiceStatus) bool {
+	if want.UID == "" { // our mark shall go
+		return o.Spec.Type != corev1.ServiceTypeLoadBalancer
+	}
+	return string(o.UID) == want.UID && ours(o, w.c.opts.LoadBalancerClass)
 }
 
 // setStatus changes o to say what is wanted, and reports whether it did not yet.

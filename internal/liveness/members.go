@@ -8,7 +8,6 @@ package liveness
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -33,6 +32,8 @@ const (
 	// firstJoin bounds the time in which a starting speaker that reaches nobody
 	// claims nothing.
 	firstJoin = 5 * time.Second
+	// findTimeout bounds the wait for the others' addresses.
+	findTimeout = 2 * time.Second
 )
 
 // Config says who we are and how to find the others.
@@ -52,6 +53,7 @@ type Members struct {
 	cfg     Config
 	changed chan struct{}
 	alive   atomic.Pointer[map[string]bool]
+	lost    bool // the others could not be found; owned by keepJoining
 }
 
 // New returns a membership that is not joined yet.
@@ -70,8 +72,8 @@ func (m *Members) Changed() <-chan struct{} { return m.changed }
 
 // Run takes part until ctx ends, then leaves, so that others take over at once.
 func (m *Members) Run(ctx context.Context) error {
-	events := make(chan memberlist.NodeEvent, 64)
-	list, err := memberlist.Create(m.options(events))
+	changed := make(events, 1)
+	list, err := memberlist.Create(m.options(changed))
 	if err != nil {
 		return fmt.Errorf("listen on %s port %d for other speakers: %w", m.cfg.BindAddr, m.cfg.BindPort, err)
 	}
@@ -90,7 +92,7 @@ func (m *Members) Run(ctx context.Context) error {
 			return nil
 		case <-ready:
 			ready = nil
-		case <-events:
+		case <-changed:
 		}
 		if ready == nil {
 			m.publish(list)
@@ -121,13 +123,17 @@ func (m *Members) keepJoining(ctx context.Context, list *memberlist.Memberlist, 
 // join tries to reach speakers that are not members. It reports whether we are in
 // touch with another one, or know that there is none.
 func (m *Members) join(ctx context.Context, list *memberlist.Memberlist) bool {
-	pods, err := m.cfg.Speakers(ctx)
+	find, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	pods, err := m.cfg.Speakers(find)
 	if err != nil {
-		if !errors.Is(err, context.Canceled) {
+		if ctx.Err() == nil && !m.lost {
 			m.cfg.Log.Warn("find other speakers", "err", err)
+			m.lost = true // and is told once
 		}
-		return false
+		return list.NumMembers() > 1 // they may have found us
 	}
+	m.lost = false
 	delete(pods, m.cfg.NodeName)
 	if len(pods) == 0 {
 		return true
@@ -141,7 +147,7 @@ func (m *Members) join(ctx context.Context, list *memberlist.Memberlist) bool {
 		if ctx.Err() != nil {
 			break
 		}
-		at := netip.AddrPortFrom(addr, uint16(m.cfg.BindPort)).String() //nolint:gosec // a port
+		at := netip.AddrPortFrom(addr, uint16(m.cfg.BindPort)).String()
 		if _, err := list.Join([]string{at}); err != nil {
 			m.cfg.Log.Debug("speaker does not answer", "addr", at, "err", err)
 			continue
@@ -177,7 +183,27 @@ func (m *Members) publish(list *memberlist.Memberlist) {
 	}
 }
 
-func (m *Members) options(events chan<- memberlist.NodeEvent) *memberlist.Config {
+// events signals that the members changed. memberlist calls its methods with its
+// own lock held, which reading the members needs too: they must not block.
+type events chan struct{}
+
+// NotifyJoin implements memberlist.EventDelegate, as the other methods do.
+func (e events) NotifyJoin(*memberlist.Node) { e.signal() }
+
+// NotifyLeave tells of a member that left or died.
+func (e events) NotifyLeave(*memberlist.Node) { e.signal() }
+
+// NotifyUpdate tells of a change that is none to us.
+func (e events) NotifyUpdate(*memberlist.Node) {}
+
+func (e events) signal() {
+	select {
+	case e <- struct{}{}:
+	default:
+	}
+}
+
+func (m *Members) options(changed events) *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	if m.cfg.WAN {
 		c = memberlist.DefaultWANConfig()
@@ -186,7 +212,7 @@ func (m *Members) options(events chan<- memberlist.NodeEvent) *memberlist.Config
 	c.BindAddr, c.BindPort = m.cfg.BindAddr, m.cfg.BindPort
 	c.AdvertisePort = m.cfg.BindPort
 	c.TCPTimeout = joinInterval // a node that is down must not hold up joining others
-	c.Events = &memberlist.ChannelEventDelegate{Ch: events}
+	c.Events = changed
 	c.Logger = slog.NewLogLogger(m.cfg.Log.Handler(), slog.LevelDebug)
 	if len(m.cfg.Secret) == 0 {
 		m.cfg.Log.Warn("no secret: what speakers tell each other is neither encrypted nor authenticated")

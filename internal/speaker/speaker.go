@@ -71,6 +71,8 @@ type Speaker struct {
 
 	services map[lb.Key]*lb.Service
 	shown    map[lb.Key]shown // what metrics and Events said last
+	problems []config.Problem // what was said last of the configuration
+	reported bool             // anything was
 }
 
 // shown is what the outside was told of one Service.
@@ -105,7 +107,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	for first := true; ; first = false {
 		err := s.step(ctx, s.Feed.Drain())
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the error is that we were told to stop
 		}
 		s.Metrics.Update(err)
 		if err != nil {
@@ -165,8 +167,16 @@ func (s *Speaker) reportConfig(here []config.Problem) {
 		return
 	}
 	problems := slices.Concat(s.cfg.Problems, here)
+	if s.reported && slices.Equal(problems, s.problems) {
+		return
+	}
+	known := s.problems
+	s.problems, s.reported = problems, true
 	s.Metrics.Config(len(problems) > 0)
 	for _, p := range problems {
+		if slices.Contains(known, p) {
+			continue
+		}
 		s.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}
 	s.State.Set(kube.State{Problems: problems})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 )
 
 // Group is a list of running tasks. Each runs under a context of its own, so that
@@ -62,8 +63,7 @@ func (g *Group) Wait(ctx context.Context) error {
 	case first = <-g.failed:
 	}
 	errs := []error{first}
-	for i := len(g.tasks) - 1; i >= 0; i-- {
-		t := g.tasks[i]
+	for _, t := range slices.Backward(g.tasks) {
 		g.log.Debug("stop", "task", t.name)
 		t.stop()
 		<-t.done

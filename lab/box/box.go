@@ -56,7 +56,7 @@ func (b *Box) InNetns(fn func() error) error {
 // A signal sent to the returned process does not reach the command: use Start for what must be signalled.
 func (b *Box) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	argv := EnterArgs(b.Pid(), append([]string{name}, args...)...)
-	return exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // running commands is what this is for
+	return exec.CommandContext(ctx, argv[0], argv[1:]...)
 }
 
 // EnterArgs is the command line that runs argv in all namespaces of the box with this pid, and kills it when the outer command dies.
@@ -86,12 +86,12 @@ func (b *Box) StartWith(prog Program) (*Process, error) {
 		return nil, fmt.Errorf("start %s in %s: no program", prog.Log, b.name)
 	}
 	path := filepath.Join(b.Dir(), prog.Log+".log")
-	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644) //nolint:gosec // logs are no secret
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("start %s in %s: %w", prog.Log, b.name, err)
 	}
 	defer log.Close()                                   //nolint:errcheck // the program has its own copy
-	cmd := exec.Command(prog.Args[0], prog.Args[1:]...) //nolint:gosec,noctx // lives as long as the box
+	cmd := exec.Command(prog.Args[0], prog.Args[1:]...)
 	cmd.Env = append(os.Environ(), "TMPDIR=/run/tmp")
 	cmd.Env = append(cmd.Env, prog.Env...)
 	cmd.Stdout, cmd.Stderr = log, log

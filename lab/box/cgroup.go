@@ -54,7 +54,7 @@ func makeCgroup(lab, box string) error {
 	for _, h := range hierarchies() {
 		outer := filepath.Join(h, prefix+lab)
 		for _, dir := range []string{outer, filepath.Join(outer, box)} {
-			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // the mode of all cgroups
+			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return fmt.Errorf("make cgroup: %w", err)
 			}
 			if err := inheritCpuset(dir); err != nil {

@@ -267,7 +267,7 @@ func retry(fn func() error) error {
 // lockFile opens and locks path, which a reaper may remove at any time: the lock counts only if the name still leads to it.
 func lockFile(path string, how int) (*os.File, error) {
 	for {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // names of labs are no secret
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return nil, fmt.Errorf("make %s: %w", filepath.Dir(path), err)
 		}
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

@@ -69,7 +69,7 @@ func detachNamespaces() {
 // without securityfs container runtimes load no AppArmor profile into the kernel.
 func mountSys(dir string) error {
 	cg := filepath.Join(dir, "cgroup")
-	if err := os.Mkdir(cg, 0o755); err != nil { //nolint:gosec // a mount point; the folder above is the owner's to make
+	if err := os.Mkdir(cg, 0o755); err != nil {
 		return err
 	}
 	if err := unix.Mount(cgroupRoot, cg, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
@@ -95,7 +95,7 @@ func mountRun(dir string) error {
 		return err
 	}
 	for path, mode := range map[string]os.FileMode{"/run/lock": 0o1777, "/run/tmp": 0o1777, Inside: 0o755} {
-		if err := errors.Join(os.MkdirAll(path, 0o755), os.Chmod(path, mode|os.ModeSticky)); err != nil { //nolint:gosec // as on any host
+		if err := errors.Join(os.MkdirAll(path, 0o755), os.Chmod(path, mode|os.ModeSticky)); err != nil {
 			return err
 		}
 	}
@@ -106,14 +106,14 @@ func mountRun(dir string) error {
 func mountPrivate(paths []string) error {
 	for _, path := range paths {
 		own := filepath.Join(Inside, "fs", path)
-		if err := os.MkdirAll(own, 0o755); err != nil { //nolint:gosec // as on any host
+		if err := os.MkdirAll(own, 0o755); err != nil {
 			return err
 		}
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			if err := replant(filepath.Dir(path)); err != nil {
 				return fmt.Errorf("replant %s: %w", filepath.Dir(path), err)
 			}
-			if err := os.Mkdir(path, 0o755); err != nil { //nolint:gosec // as on any host
+			if err := os.Mkdir(path, 0o755); err != nil {
 				return err
 			}
 		}
@@ -141,7 +141,7 @@ func replant(parent string) error {
 	if _, err := os.Stat(soil); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(soil, 0o755); err != nil { //nolint:gosec // as on any host
+	if err := os.MkdirAll(soil, 0o755); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(parent)
@@ -161,7 +161,7 @@ func replant(parent string) error {
 			}
 			continue
 		case e.IsDir():
-			err = os.Mkdir(to, 0o755) //nolint:gosec // a mount point
+			err = os.Mkdir(to, 0o755)
 		default:
 			err = os.WriteFile(to, nil, 0o600)
 		}
@@ -183,10 +183,10 @@ func layFiles(files map[string]string) error {
 			continue // the machine has no such file, or it leads into the machine's /run
 		}
 		own := filepath.Join(Inside, "files", path)
-		if err := os.MkdirAll(filepath.Dir(own), 0o755); err != nil { //nolint:gosec // as on any host
+		if err := os.MkdirAll(filepath.Dir(own), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(own, []byte(content), 0o644); err != nil { //nolint:gosec // as on any host
+		if err := os.WriteFile(own, []byte(content), 0o644); err != nil {
 			return err
 		}
 		if err := unix.Mount(own, target, "", unix.MS_BIND, ""); err != nil {
@@ -203,10 +203,10 @@ func coverSysctls(values map[string]string) error {
 			continue
 		}
 		own := filepath.Join(Inside, "sysctl", key)
-		if err := os.MkdirAll(filepath.Dir(own), 0o755); err != nil { //nolint:gosec // no secrets
+		if err := os.MkdirAll(filepath.Dir(own), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(own, []byte(value+"\n"), 0o644); err != nil { //nolint:gosec // as in /proc
+		if err := os.WriteFile(own, []byte(value+"\n"), 0o644); err != nil {
 			return err
 		}
 		if err := unix.Mount(own, sysctlPath(key), "", unix.MS_BIND, ""); err != nil {

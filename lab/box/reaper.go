@@ -132,7 +132,7 @@ func claim(name, owner string) (*os.File, error) {
 	if err := prepare(); err != nil {
 		return lock, err
 	}
-	if err := os.MkdirAll(Dir(name), 0o755); err != nil { //nolint:gosec // the keys in it have modes of their own
+	if err := os.MkdirAll(Dir(name), 0o755); err != nil {
 		return lock, fmt.Errorf("make state directory: %w", err)
 	}
 	return lock, nil

@@ -111,7 +111,7 @@ func (s *Set) start(ctx context.Context, b *Box, spec Spec) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(b.Dir(), 0o755); err != nil { //nolint:gosec // daemons that drop root look into it
+	if err := os.MkdirAll(b.Dir(), 0o755); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
 	text, err := json.Marshal(spec)

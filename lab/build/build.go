@@ -96,7 +96,7 @@ func Ensure(ctx context.Context, ready string, programs []string, progress func(
 	if len(missing(dir, programs)) == 0 {
 		return dir, nil
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // programs are no secret
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make cache folder: %w", err)
 	}
 	unlock, err := lock(ctx, dir+".lock", progress)
@@ -282,7 +282,7 @@ func view(dir, ready string, programs []string) (string, error) {
 	}
 	sum := sha256.Sum256([]byte(ready))
 	dir += "-" + hex.EncodeToString(sum[:4])
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // programs are no secret
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make cache folder: %w", err)
 	}
 	for _, p := range programs {

@@ -136,7 +136,7 @@ func (c *Cluster) bin(name string) string { return filepath.Join(c.cfg.Bin, name
 func (c *Cluster) RESTConfig() *rest.Config { return rest.CopyConfig(c.rest) }
 
 // Client is an administrator's client of the API server; nil in mode Network.
-func (c *Cluster) Client() kubernetes.Interface { return c.client } //nolint:ireturn // client-go's own type
+func (c *Cluster) Client() kubernetes.Interface { return c.client }
 
 // Kubeconfig is the path of an administrator's kubeconfig for use on the machine.
 func (c *Cluster) Kubeconfig() string { return c.pki.path(adminUser + ".kubeconfig") }

@@ -30,7 +30,7 @@ func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
 }
 
 func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, c.bin("kubectl"), args...) //nolint:gosec // running it is what this is for
+	cmd := exec.CommandContext(ctx, c.bin("kubectl"), args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
 	cmd.Stdin = strings.NewReader(stdin)
 	var failure strings.Builder

@@ -93,7 +93,7 @@ func (c *Cluster) writeNode(i int) error {
 	}
 	for name, t := range nodeFiles {
 		path := filepath.Join(b.Dir(), name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // no secrets
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("make directory: %w", err)
 		}
 		f, err := os.Create(path)

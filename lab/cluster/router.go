@@ -111,10 +111,10 @@ func (c *Cluster) startRouter(ctx context.Context) error {
 
 func (c *Cluster) startBIRD(ctx context.Context, b *box.Box, config string) error {
 	path := filepath.Join(b.Dir(), "bird.conf")
-	if err := os.WriteFile(path, []byte(config), 0o644); err != nil { //nolint:gosec // the daemon may drop root
+	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
 		return fmt.Errorf("write router configuration: %w", err)
 	}
-	if err := os.MkdirAll(inside(b, "/run/bird"), 0o755); err != nil { //nolint:gosec // as the package makes it
+	if err := os.MkdirAll(inside(b, "/run/bird"), 0o755); err != nil {
 		return fmt.Errorf("make BIRD's directory: %w", err)
 	}
 	p, err := b.Start("bird", "/usr/sbin/bird", "-f", "-c", box.Inside+"/bird.conf", "-s", "/run/bird/bird.ctl")
@@ -134,7 +134,7 @@ func (c *Cluster) startFRR(ctx context.Context, b *box.Box, config string) error
 	}
 	for path, text := range map[string]string{"vtysh.conf": "", "zebra.conf": "hostname router1\n", "mgmtd.conf": "", "bgpd.conf": config, "bfdd.conf": ""} {
 		file := filepath.Join(b.Dir(), "fs/etc/frr", path)
-		if err := os.WriteFile(file, []byte(text), 0o640); err != nil { //nolint:gosec // the daemons' group reads it
+		if err := os.WriteFile(file, []byte(text), 0o640); err != nil {
 			return fmt.Errorf("write router configuration: %w", err)
 		}
 		if err := os.Chown(file, uid, gid); err != nil {
@@ -142,7 +142,7 @@ func (c *Cluster) startFRR(ctx context.Context, b *box.Box, config string) error
 		}
 	}
 	run := inside(b, "/run/frr")
-	if err := errors.Join(os.Mkdir(run, 0o755), os.Chown(run, uid, gid)); err != nil { //nolint:gosec // as the package makes it
+	if err := errors.Join(os.Mkdir(run, 0o755), os.Chown(run, uid, gid)); err != nil {
 		return fmt.Errorf("make FRR's directory: %w", err)
 	}
 	if err := os.Chmod(filepath.Join(b.Dir(), "fs/var/tmp"), 0o1777|os.ModeSticky); err != nil {

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -96,7 +97,7 @@ func (d *Demo) await(ctx context.Context, what string, done func(context.Context
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w; last: %s %v", what, ctx.Err(), seen, err)
+			return fmt.Errorf("wait for %s: %w; last: %s", what, errors.Join(ctx.Err(), err), seen)
 		case <-time.After(pause):
 		}
 	}

@@ -76,23 +76,22 @@ type badObject struct {
 	bad, good          string
 	field, says        string // of the Event and the state
 	reason             string // of the Event
-	speakersOnly       bool   // the controller does not read what is wrong
+	speakersOnly       bool   // the controller does not read what is wrong, and records no Event
 }
 
 func badObjects() []badObject {
 	const setAside, partly = "SetAside", "PartlyInForce"
-	badPool := func(name, field, says string, addresses ...string) badObject {
+	badPool := func(object, name, field, says string, addresses ...string) badObject {
 		return badObject{
-			name: name, kind: "IPAddressPool", object: "bad-pool", bad: pool("bad-pool", addresses), good: pool("bad-pool", []string{"203.0.113.32/30"}),
+			name: name, kind: "IPAddressPool", object: object, bad: pool(object, addresses), good: pool(object, []string{"203.0.113.32/30"}),
 			reason: setAside, field: field, says: says,
 		}
 	}
-	secret := "passwordSecret: {name: e2e-missing}"
 	return []badObject{
-		badPool("range that cannot be read", "spec.addresses[1]", `"203.0.113.300"`, "203.0.113.32/30", "203.0.113.300"),
-		badPool("range reversed", "spec.addresses[0]", "reversed", "203.0.113.40-203.0.113.33"),
-		badPool("range overlaps within the pool", "spec.addresses[1]", "overlaps", "203.0.113.32/28", "203.0.113.40-203.0.113.50"),
-		badPool("range overlaps with another pool", "spec.addresses", `"good-l2"`, "192.168.1.211-192.168.1.213"),
+		badPool("bad-text", "range that cannot be read", "spec.addresses[1]", `"203.0.113.300"`, "203.0.113.32/30", "203.0.113.300"),
+		badPool("bad-order", "range reversed", "spec.addresses[0]", "reversed", "203.0.113.40-203.0.113.33"),
+		badPool("bad-twice", "range overlaps within the pool", "spec.addresses[1]", "overlaps", "203.0.113.32/28", "203.0.113.40-203.0.113.50"),
+		badPool("bad-overlap", "range overlaps with another pool", "spec.addresses", `"good-l2"`, "192.168.1.211-192.168.1.213"),
 		{
 			name: "L2Advertisement of an unknown pool", kind: "L2Advertisement", object: "bad-l2", reason: setAside,
 			bad: object("L2Advertisement", "bad-l2", "ipAddressPools: [nowhere]"), good: object("L2Advertisement", "bad-l2", "ipAddressPools: [good-l2]"),
@@ -111,8 +110,8 @@ func badObjects() []badObject {
 			field: "spec.passwordSecret", says: "exclude each other",
 		},
 		{
-			name: "BGPPeer with a Secret that is not there", kind: "BGPPeer", object: "bad-peer-secret", reason: setAside,
-			bad:   peer("bad-peer-secret", "192.168.1.61", routerAS, secret),
+			name: "BGPPeer with a Secret that is not there", kind: "BGPPeer", object: "bad-peer-secret",
+			bad:   peer("bad-peer-secret", "192.168.1.61", routerAS, "passwordSecret: {name: e2e-missing}"),
 			good:  peer("bad-peer-secret", "192.168.1.61", routerAS),
 			field: "spec.passwordSecret", says: `"e2e-missing"`, speakersOnly: true,
 		},
@@ -140,7 +139,12 @@ func (l *lab) components(speakersOnly bool) []string {
 // awaitProblem waits until an Event and every component say what is wrong.
 func (l *lab) awaitProblem(t *testing.T, kind, name, reason, field, says string, speakersOnly bool) {
 	t.Helper()
-	l.awaitEvent(t, system.Namespace, kind, name, reason, field, says)
+	if !speakersOnly {
+		l.awaitEvent(t, system.Namespace, kind, name, reason, field, says)
+	}
+	if kind == "IPAddressPool" {
+		l.awaitAccepted(t, name, "False", field, says)
+	}
 	for _, c := range l.components(speakersOnly) {
 		l.awaitState(t, c, "Invalid", func(summary string) error {
 			for line := range strings.Lines(summary) {
@@ -157,7 +161,12 @@ func (l *lab) awaitProblem(t *testing.T, kind, name, reason, field, says string,
 // components that nothing is wrong.
 func (l *lab) awaitNoProblem(t *testing.T, kind, name string, speakersOnly bool) {
 	t.Helper()
-	l.awaitEvent(t, system.Namespace, kind, name, "InForce")
+	if !speakersOnly {
+		l.awaitEvent(t, system.Namespace, kind, name, "InForce")
+	}
+	if kind == "IPAddressPool" {
+		l.awaitAccepted(t, name, "True")
+	}
 	for _, c := range l.components(speakersOnly) {
 		l.awaitState(t, c, "Valid", func(summary string) error {
 			if summary != "" {
@@ -166,6 +175,19 @@ func (l *lab) awaitNoProblem(t *testing.T, kind, name string, speakersOnly bool)
 			return nil
 		})
 	}
+}
+
+// awaitAccepted waits until a pool's condition Accepted has a status, and a message
+// with all of parts.
+func (l *lab) awaitAccepted(t *testing.T, pool, status string, parts ...string) {
+	t.Helper()
+	eventually(t, "condition of "+pool+" to be "+status, func() error {
+		text, err := l.field(t.Context(), "IPAddressPool", pool, "status", "conditions")
+		if err == nil && !hasAll(text, append([]string{"type:Accepted", "status:" + status}, parts...)) {
+			err = fmt.Errorf("conditions are %q", text)
+		}
+		return err
+	})
 }
 
 func (l *lab) awaitState(t *testing.T, component, result string, summary func(string) error) {

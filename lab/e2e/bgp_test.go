@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -27,17 +28,17 @@ func withRouter(t *testing.T, l *lab) {
 func TestBGP(t *testing.T) {
 	l := frr(t)
 	withRouter(t, l)
-	t.Run("next hops", func(t *testing.T) { bgpNextHops(t, l) })
-	t.Run("communities", func(t *testing.T) { bgpCommunities(t, l) })
-	t.Run("aggregation", func(t *testing.T) { bgpAggregation(t, l) })
-	t.Run("node selectors", func(t *testing.T) { bgpNodeSelectors(t, l) })
-	t.Run("nodes that must not", func(t *testing.T) { bgpNodeState(t, l) })
-	t.Run("traffic policy Local", func(t *testing.T) { bgpLocal(t, l) })
-	t.Run("two routers", func(t *testing.T) { bgpTwoRouters(t, l) })
-	t.Run("speaker stopped", func(t *testing.T) { bgpStop(t, l) })
-	t.Run("speaker killed", func(t *testing.T) { bgpKill(t, l) })
-	t.Run("link cut", func(t *testing.T) { bgpCut(t, l) })
-	t.Run("peer nodeSelectors", func(t *testing.T) { bgpPeerSelectors(t, l) })
+	t.Run("next hops", l.bgpNextHops)
+	t.Run("communities", l.bgpCommunities)
+	t.Run("aggregation", l.bgpAggregation)
+	t.Run("node selectors", l.bgpNodeSelectors)
+	t.Run("nodes that must not", l.bgpNodeState)
+	t.Run("traffic policy Local", l.bgpLocal)
+	t.Run("two routers", l.bgpTwoRouters)
+	t.Run("speaker stopped", l.bgpStop)
+	t.Run("speaker killed", l.bgpKill)
+	t.Run("link cut", l.bgpCut)
+	t.Run("peer nodeSelectors", l.bgpPeerSelectors)
 }
 
 // advertise makes a pool of both families and a BGPAdvertisement of it.
@@ -48,7 +49,7 @@ func advertise(t *testing.T, l *lab, name string, addresses []string, more ...st
 
 // bgpNextHops wants every node as a next hop, of both families, as long as the
 // Service lives; and that Services that come and go leave the sessions alone.
-func bgpNextHops(t *testing.T, l *lab) {
+func (l *lab) bgpNextHops(t *testing.T) {
 	before, err := l.sessions(t.Context())
 	must(t, err)
 	advertise(t, l, "bgp", []string{"198.51.100.0/30", "2001:db8:51::/126"})
@@ -75,7 +76,7 @@ func bgpNextHops(t *testing.T, l *lab) {
 
 // bgpCommunities wants the union of what all advertisements say, and that a change
 // of it takes effect in the running sessions.
-func bgpCommunities(t *testing.T, l *lab) {
+func (l *lab) bgpCommunities(t *testing.T) {
 	before, err := l.sessions(t.Context())
 	must(t, err)
 	l.apply(t, object("Community", "e2e", "communities: [{name: blue, value: '64500:20'}]"))
@@ -97,7 +98,7 @@ func bgpCommunities(t *testing.T, l *lab) {
 	}
 }
 
-func bgpAggregation(t *testing.T, l *lab) {
+func (l *lab) bgpAggregation(t *testing.T) {
 	advertise(t, l, "aggr", []string{"198.51.100.16/28", "2001:db8:52::/120"}, "aggregationLength: 28", "aggregationLengthV6: 124")
 	addrs := l.serveAll(t, dualStack(system.Service{Name: "aggr"}), "aggr", 2)
 	net4, net6 := netip.MustParsePrefix("198.51.100.16/28"), netip.MustParsePrefix("2001:db8:52::/124")
@@ -116,7 +117,7 @@ func bgpAggregation(t *testing.T, l *lab) {
 	l.wantHops(t, net4)
 }
 
-func bgpNodeSelectors(t *testing.T, l *lab) {
+func (l *lab) bgpNodeSelectors(t *testing.T) {
 	advertise(t, l, "bgpnodes", []string{"198.51.100.32/32"}, onNodes("node1", "node2"))
 	addr := l.serve(t, system.Service{Name: "bgpnodes"}, "bgpnodes")
 	l.wantHops(t, host(addr), "node1", "node2")
@@ -127,7 +128,7 @@ func bgpNodeSelectors(t *testing.T, l *lab) {
 }
 
 // bgpNodeState wants nodes left out that their administrator or network takes out.
-func bgpNodeState(t *testing.T, l *lab) {
+func (l *lab) bgpNodeState(t *testing.T) {
 	advertise(t, l, "bgpstate", []string{"198.51.100.33/32"})
 	addr := l.serve(t, system.Service{Name: "bgpstate"}, "bgpstate")
 	l.wantHops(t, host(addr), l.c.Nodes()...)
@@ -140,7 +141,7 @@ func bgpNodeState(t *testing.T, l *lab) {
 	l.wantHops(t, host(addr), l.c.Nodes()...)
 }
 
-func bgpLocal(t *testing.T, l *lab) {
+func (l *lab) bgpLocal(t *testing.T) {
 	advertise(t, l, "bgplocal", []string{"198.51.100.34/32", "2001:db8:53::1/128"})
 	addrs := l.serveAll(t, dualStack(system.Service{Name: "bgplocal", Local: true}), "bgplocal", 2)
 	l.endpointsOn(t, "bgplocal", "node2")
@@ -155,7 +156,7 @@ func bgpLocal(t *testing.T, l *lab) {
 
 // bgpTwoRouters wants passwords to be kept to, and each router to hear what is
 // meant for it.
-func bgpTwoRouters(t *testing.T, l *lab) {
+func (l *lab) bgpTwoRouters(t *testing.T) {
 	s := l.startSecond(t)
 	advertise(t, l, "two-a", []string{"198.51.100.36/32"}, "peers: [router1-v4]")
 	advertise(t, l, "two-b", []string{"198.51.100.37/32"}, "peers: [second]")
@@ -164,7 +165,16 @@ func bgpTwoRouters(t *testing.T, l *lab) {
 	b := l.serve(t, system.Service{Name: "two-b"}, "two-b")
 	both := l.serve(t, system.Service{Name: "two-both"}, "two-both")
 
+	refused, err := s.refused()
+	must(t, err)
 	l.apply(t, peer("second", secondAddr, secondAS, "password: wrong", "connectTime: 1s"))
+	eventually(t, "segments with a wrong password", func() error {
+		now, err := s.refused()
+		if err == nil && now == refused {
+			err = fmt.Errorf("there were %d", now)
+		}
+		return err
+	})
 	l.wantHops(t, host(both), l.c.Nodes()...)
 	s.wantHops(t, l, host(both))
 
@@ -185,7 +195,7 @@ func bgpTwoRouters(t *testing.T, l *lab) {
 }
 
 // bgpStop wants a speaker that ends as in an upgrade to withdraw its node, and no other.
-func bgpStop(t *testing.T, l *lab) {
+func (l *lab) bgpStop(t *testing.T) {
 	advertise(t, l, "bgpstop", []string{"198.51.100.40/32"})
 	addr := l.serve(t, system.Service{Name: "bgpstop"}, "bgpstop")
 	l.wantHops(t, host(addr), l.c.Nodes()...)
@@ -216,7 +226,7 @@ func bgpStop(t *testing.T, l *lab) {
 	}
 }
 
-func bgpKill(t *testing.T, l *lab) {
+func (l *lab) bgpKill(t *testing.T) {
 	advertise(t, l, "bgpkill", []string{"198.51.100.41/32"})
 	addr := l.serve(t, system.Service{Name: "bgpkill"}, "bgpkill")
 	l.wantHops(t, host(addr), l.c.Nodes()...)
@@ -226,7 +236,7 @@ func bgpKill(t *testing.T, l *lab) {
 	l.wantHops(t, host(addr), l.c.Nodes()...)
 }
 
-func bgpCut(t *testing.T, l *lab) {
+func (l *lab) bgpCut(t *testing.T) {
 	advertise(t, l, "bgpcut", []string{"198.51.100.42/32"})
 	addr := l.serve(t, system.Service{Name: "bgpcut"}, "bgpcut")
 	l.endpointsOn(t, "bgpcut", "node1", "node2")
@@ -245,7 +255,7 @@ func bgpCut(t *testing.T, l *lab) {
 }
 
 // bgpPeerSelectors wants sessions from the nodes that a peer selects, and no others.
-func bgpPeerSelectors(t *testing.T, l *lab) {
+func (l *lab) bgpPeerSelectors(t *testing.T) {
 	advertise(t, l, "bgppeer", []string{"198.51.100.43/32", "2001:db8:53::2/128"})
 	addrs := l.serveAll(t, dualStack(system.Service{Name: "bgppeer"}), "bgppeer", 2)
 	l.wantHops(t, host(addrs[0]), l.c.Nodes()...)

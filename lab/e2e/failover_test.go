@@ -14,6 +14,9 @@ const (
 	// failover bounds the outage when a node or its speaker dies without a word:
 	// the others have to notice, and to agree that it is so.
 	failover = 10 * time.Second
+	// takeover bounds the time until another node answers when a speaker says that
+	// it leaves; to notice it without a word takes longer than this.
+	takeover = 4 * time.Second
 	// handover bounds the outage when an address goes back to a node that returns:
 	// for a moment both believe that it is theirs.
 	handover = 3 * time.Second
@@ -31,9 +34,10 @@ func TestLayer2Failover(t *testing.T) {
 	l.endpointsOn(t, "l2fail", others...)
 	l.reachable(t, addr)
 
-	t.Run("link cut", func(t *testing.T) { cutOwner(t, l, addr, addrs[1], first) })
-	t.Run("speaker killed", func(t *testing.T) { killOwner(t, l, addr, first) })
-	t.Run("speaker stopped", func(t *testing.T) { stopOwner(t, l, addr, first) })
+	o := owned{l, addr, addrs[1], first}
+	t.Run("link cut", o.cut)
+	t.Run("speaker killed", o.kill)
+	t.Run("speaker stopped", o.stop)
 	for name, change := range map[string]struct{ to, back, sub string }{
 		"label exclude-from-external-load-balancers": {exclude, include, ""},
 		"condition NetworkUnavailable":               {unavailable, available, "status"},
@@ -56,7 +60,15 @@ func TestLayer2Failover(t *testing.T) {
 	}
 }
 
-func cutOwner(t *testing.T, l *lab, addr, addr6 netip.Addr, first string) {
+// owned is an address of each family, and the node that owns them while all is well.
+type owned struct {
+	l           *lab
+	addr, addr6 netip.Addr
+	first       string
+}
+
+func (o owned) cut(t *testing.T) {
+	l, addr, addr6, first := o.l, o.addr, o.addr6, o.first
 	p := l.probe(t, cluster.Client, addr)
 	p6 := l.probe(t, cluster.Remote, addr6)
 	must(t, p.Mark("cut"))
@@ -87,9 +99,10 @@ func cutOwner(t *testing.T, l *lab, addr, addr6 netip.Addr, first string) {
 	}
 }
 
-// killOwner kills the speaker of a node that is well otherwise: it still forwards,
+// kill kills the speaker of a node that is well otherwise: it still forwards,
 // but answers nobody.
-func killOwner(t *testing.T, l *lab, addr netip.Addr, first string) {
+func (o owned) kill(t *testing.T) {
+	l, addr, first := o.l, o.addr, o.first
 	p := l.probe(t, cluster.Client, addr)
 	l.killSpeaker(t, first)
 	l.ownerIs(t, addr, l.without(first)...)
@@ -101,13 +114,19 @@ func killOwner(t *testing.T, l *lab, addr netip.Addr, first string) {
 	}
 }
 
-// stopOwner ends a speaker as an upgrade does. Nothing may be lost: it tells the
-// others, who take over, while its node forwards what still comes.
-func stopOwner(t *testing.T, l *lab, addr netip.Addr, first string) {
+// stop ends a speaker as an upgrade does. Nothing may be lost: it tells the
+// others, who take over, while its node forwards what still comes. Clients that
+// know no MAC yet must not wait until the others notice by themselves.
+func (o owned) stop(t *testing.T) {
+	l, addr, first := o.l, o.addr, o.first
 	p := l.probe(t, cluster.Client, addr)
+	told := time.Now()
 	must(t, l.sys.StopSpeaker(t.Context(), first))
 	<-l.sys.Speaker(first).Done()
 	l.ownerIs(t, addr, l.without(first)...)
+	if took := time.Since(told); took > takeover {
+		t.Errorf("another node answers after %s, want %s at most", took, takeover)
+	}
 	l.steady(t, p)
 	l.startSpeaker(t, first)
 	l.ownerIs(t, addr, first)

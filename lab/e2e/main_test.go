@@ -30,8 +30,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	running.ctx = ctx
+	running.ctx = ctx //nolint:fatcontext // it is set once
 	context.AfterFunc(ctx, func() {
+		fmt.Fprintln(os.Stderr, "interrupted: ending the clusters")
 		_ = running.close()
 		os.Exit(130)
 	})
@@ -45,14 +46,14 @@ func TestMain(m *testing.M) {
 
 // clusters are those that this process runs.
 type clusters struct {
-	ctx    context.Context // ends at a signal; what runs outlives the test that started it
+	ctx    context.Context //nolint:containedctx // ends at a signal; what runs outlives the test that started it
 	mu     sync.Mutex
 	closed bool
 	byName map[string]*lab
 	failed map[string]error
 }
 
-var running = clusters{byName: map[string]*lab{}, failed: map[string]error{}} //nolint:gochecknoglobals // what TestMain has to close
+var running = clusters{byName: map[string]*lab{}, failed: map[string]error{}} // what TestMain has to close
 
 // get returns the cluster of that name, and starts it if it does not run.
 func (c *clusters) get(cfg cluster.Config) (*lab, error) {

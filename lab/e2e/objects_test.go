@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -42,10 +43,11 @@ func object(kind, name string, spec ...string) string {
 
 // list is a list in YAML.
 func list(of ...string) string {
+	quoted := make([]string, len(of))
 	for i, s := range of {
-		of[i] = fmt.Sprintf("%q", s)
+		quoted[i] = strconv.Quote(s)
 	}
-	return "[" + strings.Join(of, ", ") + "]"
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 // onNodes selects nodes by name.
@@ -91,7 +93,7 @@ func (l *lab) remove(t *testing.T, kind, name string) {
 	must(t, l.objects(kind, system.Namespace).Delete(t.Context(), name, metav1.DeleteOptions{}))
 }
 
-func (l *lab) objects(kind, in string) dynamic.ResourceInterface { //nolint:ireturn // client-go's own type
+func (l *lab) objects(kind, in string) dynamic.ResourceInterface {
 	gvr := schema.GroupVersionResource{Group: group, Version: "v1beta1", Resource: strings.ToLower(kind) + "s"}
 	switch kind {
 	case "BGPPeer":

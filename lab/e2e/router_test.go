@@ -3,10 +3,12 @@ package e2e_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -166,6 +168,23 @@ func (s second) ask(ctx context.Context, words ...string) (string, error) {
 		return "", fmt.Errorf("ask second router: %w: %s", err, out)
 	}
 	return string(out), nil
+}
+
+// refused counts the TCP segments that the second router's kernel has thrown away for
+// their signature (RFC 2385).
+func (s second) refused() (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/netstat", s.b.Pid()))
+	if err != nil {
+		return 0, err
+	}
+	lines := strings.Split(string(text), "\n")
+	for i := 0; i+1 < len(lines); i += 2 { // names above, numbers below
+		names, numbers := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+		if at := slices.Index(names, "TCPMD5Failure"); at > 0 && at < len(numbers) {
+			return strconv.Atoi(numbers[at])
+		}
+	}
+	return 0, errors.New("read counters of TCP: no TCPMD5Failure")
 }
 
 // wantHops waits until the second router has heard of a prefix from exactly these nodes.

@@ -2,6 +2,7 @@ package measure
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -108,8 +109,8 @@ func (m *HoldMark) add(after Millis) {
 
 // markBefore is the index of the last mark at or before at, -1 if there is none.
 func markBefore(marks []Mark, at time.Duration) int {
-	for i := len(marks) - 1; i >= 0; i-- {
-		if marks[i].At <= at {
+	for i, mark := range slices.Backward(marks) {
+		if mark.At <= at {
 			return i
 		}
 	}

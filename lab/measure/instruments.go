@@ -182,7 +182,7 @@ func startWatch[T any](ctx context.Context, r Runner, argv []string) (*Watch[T],
 	go queue(in, out)
 	i, err := start(ctx, r, argv, in)
 	if err != nil {
-		for range out { //nolint:revive // empty it, so that its goroutine ends
+		for range out {
 		}
 		return nil, err
 	}

@@ -320,8 +320,8 @@ func (r ProbeReport) after(mark string, all []Outage) ([]Outage, error) {
 }
 
 func (r ProbeReport) lastMark(mark string) (int, error) {
-	for i := len(r.Marks) - 1; i >= 0; i-- {
-		if r.Marks[i].Name == mark {
+	for i, v := range slices.Backward(r.Marks) {
+		if v.Name == mark {
 			return i, nil
 		}
 	}

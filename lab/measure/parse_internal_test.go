@@ -99,7 +99,8 @@ func TestParseClaims(t *testing.T) {
 		"not Ethernet":         {parseARP, change(arpReplyFrame, 15, 6), claim{}, false},
 		"advertisement": {
 			parseAdvertisement, advertisementFrame,
-			claim{addr: v6, mac: mac2, from: mac3, asked: true, flags: "SO"}, true,
+			claim{addr: v6, mac: mac2, from: mac3, asked: true, flags: "SO"},
+			true,
 		},
 		"advertisement, wrong checksum": {parseAdvertisement, change(advertisementFrame, 14+40+2, 0xff), claim{}, false},
 		"advertisement, hop limit 64":   {parseAdvertisement, change(advertisementFrame, 14+7, 64), claim{}, false},
@@ -126,7 +127,7 @@ func FuzzParsersDoNotPanic(f *testing.F) {
 		parseARP(b, self)
 		parseAdvertisement(b, self)
 		parseOpening(b)
-		for range attributes(b) { //nolint:revive // walking is the test
+		for range attributes(b) {
 		}
 	})
 }

@@ -234,7 +234,7 @@ func parseRoute(m message, links linkNames) (RouteChange, bool) {
 		dst = netip.IPv6Unspecified()
 	}
 	flags := binary.NativeEndian.Uint32(b[8:])
-	only := Hop{Weight: 1, Dead: flags&(unix.RTNH_F_DEAD) != 0}
+	only := Hop{Weight: 1, Dead: flags&unix.RTNH_F_DEAD != 0}
 	c := RouteChange{Present: true, Proto: int(b[5])}
 	for kind, value := range attributes(b[unix.SizeofRtMsg:]) {
 		switch kind {

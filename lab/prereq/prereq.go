@@ -132,7 +132,7 @@ func install(ctx context.Context, packages []string) error {
 }
 
 func apt(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "DPkg::Lock::Timeout=120"}, args...)...) //nolint:gosec // the packages of a table
+	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "DPkg::Lock::Timeout=120"}, args...)...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 	// A session of its own: the terminal's interrupt would catch dpkg half way. It is asked to end, and given time.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
@@ -159,7 +159,7 @@ func holdServices() (func(), error) {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("read service policy: %w", err)
 	}
-	if err := os.WriteFile(policyFile, []byte(policyText), 0o755); err != nil { //nolint:gosec // a script
+	if err := os.WriteFile(policyFile, []byte(policyText), 0o755); err != nil {
 		return nil, fmt.Errorf("write service policy: %w", err)
 	}
 	return func() { _ = os.Remove(policyFile) }, nil

@@ -171,10 +171,11 @@ func (b *Book) allocate(svc *lb.Service, fams []lb.Family) Decision {
 }
 
 func (b *Book) requested(svc *lb.Service, fams []lb.Family) Decision {
-	if why := fits(svc.Requested, fams); why != nil {
-		return Decision{Refused: why}
+	name := ""
+	why := fits(svc.Requested, fams)
+	if why == nil {
+		name, why = b.poolOf(svc, svc.Requested)
 	}
-	name, why := b.poolOf(svc, svc.Requested)
 	if why == nil && svc.RequestedPool != "" && svc.RequestedPool != name {
 		why = refuse(lb.AddressNotInPool, "%s is not from the requested pool %q but from %q", list(svc.Requested), svc.RequestedPool, name)
 	}
@@ -184,6 +185,9 @@ func (b *Book) requested(svc *lb.Service, fams []lb.Family) Decision {
 		}
 	}
 	if why != nil {
+		if svc.RequestField != "" {
+			why.Message = svc.RequestField + ": " + why.Message
+		}
 		return Decision{Refused: why}
 	}
 	return Decision{Addrs: slices.Clone(svc.Requested), Pool: name}

@@ -108,9 +108,11 @@ type Service struct {
 
 	// RequestedPool is the address-pool annotation. Requested is what the
 	// loadBalancerIPs annotation or spec.loadBalancerIP asks for, in the user's
-	// order; RequestErr says what is wrong with it, if anything.
+	// order, and RequestField which of them; RequestErr says what is wrong with it,
+	// if anything.
 	RequestedPool string
 	Requested     []netip.Addr
+	RequestField  string // where they are asked for, such as "spec.loadBalancerIP"
 	RequestErr    string
 
 	// Addrs are the addresses in the Service's status, in its order; Pool is the

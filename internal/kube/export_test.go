@@ -1,0 +1,19 @@
+package kube
+
+import "time"
+
+// Connected is Connect with a connection that the test has made.
+var Connected = connect
+
+// Hurry makes a feed wait less: before it reads Secrets again, also while one is
+// missing, and before it complains that there is no API server.
+func (f *Feed) Hurry(refresh, awaited, patience time.Duration) {
+	f.config.refresh, f.config.awaited, f.patience = refresh, awaited, patience
+}
+
+// Pending counts the wishes that have not come true.
+func (w *Writer) Pending() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.want)
+}

@@ -1,0 +1,113 @@
+package e2e_test
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/barelb/barelb/lab/cluster"
+	"github.com/barelb/barelb/lab/measure"
+	"github.com/barelb/barelb/lab/system"
+)
+
+// TestAPIServerAway takes the API server away in three ways. What is announced must
+// stay announced meanwhile, and changes must work again afterwards.
+func TestAPIServerAway(t *testing.T) {
+	l := frr(t)
+	withRouter(t, l)
+	l.apply(t, pool("away-l2", []string{"192.168.1.228/30"}), object("L2Advertisement", "away-l2", "ipAddressPools: [away-l2]"))
+	advertise(t, l, "away-bgp", []string{"198.51.100.56/30"})
+	arp := l.serve(t, system.Service{Name: "away-l2"}, "away-l2")
+	route := l.serve(t, system.Service{Name: "away-bgp"}, "away-bgp")
+	first := l.owner(t, arp)
+	l.wantHops(t, host(route), l.c.Nodes()...)
+
+	t.Run("hangs", func(t *testing.T) {
+		stays(t, l, arp, route, 3*time.Second, func() {
+			must(t, l.signalAPI(t.Context(), "STOP"))
+		}, func() {
+			must(t, l.signalAPI(t.Context(), "CONT"))
+		})
+	})
+	t.Run("cannot be reached", func(t *testing.T) {
+		stays(t, l, arp, route, 3*time.Second, func() {
+			must(t, l.c.Cut(cluster.Control))
+		}, func() {
+			must(t, l.c.Restore(cluster.Control))
+		})
+	})
+	t.Run("killed and started", func(t *testing.T) {
+		args := l.argsOfAPI(t)
+		stays(t, l, arp, route, time.Second, func() {
+			must(t, l.signalAPI(t.Context(), "KILL"))
+		}, func() {
+			_, err := l.c.Box(cluster.Control).Start("kube-apiserver", args...)
+			must(t, err)
+			eventually(t, "the API server", func() error {
+				return l.kube.Discovery().RESTClient().Get().AbsPath("/readyz").Do(t.Context()).Error()
+			})
+		})
+	})
+	// Speakers need no API server to agree who takes over.
+	t.Run("owner fails meanwhile", func(t *testing.T) {
+		p := l.probe(t, cluster.Client, arp)
+		must(t, l.signalAPI(t.Context(), "STOP"))
+		l.killSpeaker(t, first)
+		l.ownerIs(t, arp, l.without(first)...)
+		l.wantHops(t, host(route), l.without(first)...)
+		must(t, l.signalAPI(t.Context(), "CONT"))
+		l.startSpeaker(t, first)
+		l.ownerIs(t, arp, first)
+		l.wantHops(t, host(route), l.c.Nodes()...)
+		if n, longest := l.lost(t, p); longest > failover {
+			t.Errorf("%d probes lost within %s, want %s at most", n, longest, failover)
+		}
+	})
+}
+
+// stays wants two addresses to stay announced while the API server is away, which it
+// is for some time, and a new Service to be announced when it is back.
+func stays(t *testing.T, l *lab, arp, route netip.Addr, long time.Duration, away, back func()) {
+	t.Helper()
+	near, far := l.probe(t, cluster.Client, arp), l.probe(t, cluster.Remote, route)
+	away()
+	for _, p := range []*measure.Probe{near, far} {
+		must(t, p.Mark("away"))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must(t, near.AwaitAnswers(ctx, int(long/probeInterval)))
+	must(t, far.AwaitAnswers(ctx, int(long/probeInterval)))
+	l.owner(t, arp)
+	must(t, l.hopsAre(t.Context(), host(route), l.c.Nodes()...))
+	back()
+
+	l2 := l.serve(t, system.Service{Name: "away-l2-new"}, "away-l2")
+	bgp := l.serve(t, system.Service{Name: "away-bgp-new"}, "away-bgp")
+	l.owner(t, l2)
+	l.wantHops(t, host(bgp), l.c.Nodes()...)
+	l.delete(t, "away-l2-new")
+	l.delete(t, "away-bgp-new")
+	l.awaitSilence(t, l2)
+	l.wantHops(t, host(bgp))
+	for what, p := range map[string]*measure.Probe{"Layer 2": near, "BGP": far} {
+		if n, longest := l.lost(t, p); n > 0 {
+			t.Errorf("%s: %d probes lost within %s", what, n, longest)
+		}
+	}
+}
+
+// argsOfAPI is the API server's command line.
+func (l *lab) argsOfAPI(t *testing.T) []string {
+	t.Helper()
+	script := `for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = kube-apiserver ] && tr '\0' '\n' <$p/cmdline; done; true`
+	out, err := l.c.Box(cluster.Control).Command(t.Context(), "sh", "-c", script).Output()
+	must(t, err)
+	args := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(args) < 2 {
+		t.Fatalf("the API server's command line is %q", args)
+	}
+	return args
+}
