@@ -87,7 +87,8 @@ func (l *lab) events(o client.Object) []string {
 	slices.SortFunc(list.Items, func(a, b corev1.Event) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
 	var out []string
 	for _, e := range list.Items {
-		if e.InvolvedObject.UID == o.GetUID() {
+		// The API server has something to say of Services, too.
+		if e.InvolvedObject.UID == o.GetUID() && strings.HasPrefix(e.Source.Component, "metallb-") {
 			out = append(out, fmt.Sprintf("%s %s %s/%s: %s (%d)", e.Source.Component, e.Type, e.InvolvedObject.Kind, e.Reason, e.Message, e.Count))
 		}
 	}

@@ -47,7 +47,7 @@ type Peer struct {
 	// the defaults are 90 s and a third of the negotiated hold time.
 	TimersSet    bool
 	ConnectRetry time.Duration // 0: the default
-	Password     string        `json:"-"` // TCP MD5 (RFC 2385); "" for none. Never log it.
+	Password     string        // TCP MD5 (RFC 2385); "" for none. Never log it.
 	MultiHop     bool          // eBGP over more than one hop
 	// Families are those whose routes this session carries.
 	Families []Family
