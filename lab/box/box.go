@@ -90,7 +90,7 @@ func (b *Box) StartWith(prog Program) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s in %s: %w", prog.Log, b.name, err)
 	}
-	defer log.Close()                                   //nolint:errcheck // the program has its own copy
+	defer log.Close() //nolint:errcheck // the program has its own copy
 	cmd := exec.Command(prog.Args[0], prog.Args[1:]...)
 	cmd.Env = append(os.Environ(), "TMPDIR=/run/tmp")
 	cmd.Env = append(cmd.Env, prog.Env...)

@@ -14,9 +14,6 @@ import (
 
 const basicAuth = "kubernetes.io/basic-auth"
 
-//go:fix inline
-func ptr(d time.Duration) *time.Duration { return new(d) }
-
 var equalAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 
 func TestPeerInForce(t *testing.T) {
@@ -45,32 +42,32 @@ func TestPeerInForce(t *testing.T) {
 		"mapped":     {func(p *config.BGPPeer) { p.PeerAddress = "::ffff:192.168.1.1" }, func(*lb.Peer) {}},
 		"dual stack": {func(p *config.BGPPeer) { p.DualStack = true }, func(p *lb.Peer) { p.Families = []lb.Family{lb.IPv4, lb.IPv6} }},
 		"hold time": {
-			func(p *config.BGPPeer) { p.HoldTime = ptr(30 * time.Second) },
+			func(p *config.BGPPeer) { p.HoldTime = new(30 * time.Second) },
 			func(p *lb.Peer) { p.HoldTime, p.Keepalive, p.TimersSet = 30*time.Second, 10*time.Second, true },
 		},
 		"keepalive": {
-			func(p *config.BGPPeer) { p.KeepaliveTime = ptr(5 * time.Second) },
+			func(p *config.BGPPeer) { p.KeepaliveTime = new(5 * time.Second) },
 			func(p *lb.Peer) { p.HoldTime, p.Keepalive, p.TimersSet = 15*time.Second, 5*time.Second, true },
 		},
 		"both timers": {
-			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = ptr(30*time.Second), ptr(time.Second) },
+			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(30*time.Second), new(time.Second) },
 			func(p *lb.Peer) { p.HoldTime, p.Keepalive, p.TimersSet = 30*time.Second, time.Second, true },
 		},
 		"rounded to 3s": {
-			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = ptr(2500*time.Millisecond), ptr(time.Second) },
+			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(2500*time.Millisecond), new(time.Second) },
 			func(p *lb.Peer) { p.HoldTime, p.Keepalive, p.TimersSet = 3*time.Second, time.Second, true },
 		},
-		"no keepalives": {func(p *config.BGPPeer) { p.HoldTime = ptr(0) }, func(p *lb.Peer) { p.TimersSet = true }},
-		"both zero":     {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = ptr(0), ptr(0) }, func(p *lb.Peer) { p.TimersSet = true }},
+		"no keepalives": {func(p *config.BGPPeer) { p.HoldTime = new(time.Duration(0)) }, func(p *lb.Peer) { p.TimersSet = true }},
+		"both zero":     {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(time.Duration(0)), new(time.Duration(0)) }, func(p *lb.Peer) { p.TimersSet = true }},
 		"longest hold time": {
-			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = ptr(65535*time.Second), ptr(time.Second) },
+			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(65535*time.Second), new(time.Second) },
 			func(p *lb.Peer) { p.HoldTime, p.Keepalive, p.TimersSet = 65535*time.Second, time.Second, true },
 		},
 		"keepalive zero is unset": {
-			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = ptr(90*time.Second), ptr(0) },
+			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(90*time.Second), new(time.Duration(0)) },
 			func(p *lb.Peer) { p.HoldTime, p.Keepalive, p.TimersSet = 90*time.Second, 30*time.Second, true },
 		},
-		"connect time": {func(p *config.BGPPeer) { p.ConnectTime = ptr(7 * time.Second) }, func(p *lb.Peer) { p.ConnectRetry = 7 * time.Second }},
+		"connect time": {func(p *config.BGPPeer) { p.ConnectTime = new(7 * time.Second) }, func(p *lb.Peer) { p.ConnectRetry = 7 * time.Second }},
 	} {
 		o, want := peer("r", 0), base
 		c.edit(&o)
@@ -112,14 +109,14 @@ func TestBadPeers(t *testing.T) {
 		"source of other family":  {func(p *config.BGPPeer) { p.SourceAddress = "fd00::2" }, "spec.sourceAddress", lb.InvalidField},
 		"junk router ID":          {func(p *config.BGPPeer) { p.RouterID = "7" }, "spec.routerID", lb.InvalidField},
 		"IPv6 router ID":          {func(p *config.BGPPeer) { p.RouterID = "fd00::1" }, "spec.routerID", lb.InvalidField},
-		"hold time of 2s":         {func(p *config.BGPPeer) { p.HoldTime = ptr(2 * time.Second) }, "spec.holdTime", lb.InvalidField},
-		"hold time of 2.4s":       {func(p *config.BGPPeer) { p.HoldTime = ptr(2400 * time.Millisecond) }, "spec.holdTime", lb.InvalidField},
-		"negative hold time":      {func(p *config.BGPPeer) { p.HoldTime = ptr(-9 * time.Second) }, "spec.holdTime", lb.InvalidField},
-		"hold time too long":      {func(p *config.BGPPeer) { p.HoldTime = ptr(65536 * time.Second) }, "spec.holdTime", lb.InvalidField},
-		"keepalive of 500ms":      {func(p *config.BGPPeer) { p.KeepaliveTime = ptr(500 * time.Millisecond) }, "spec.holdTime", lb.InvalidField},
-		"keepalive above hold":    {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = ptr(9*time.Second), ptr(10*time.Second) }, "spec.keepaliveTime", lb.InvalidField},
-		"keepalive without hold":  {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = ptr(0), ptr(time.Second) }, "spec.keepaliveTime", lb.InvalidField},
-		"negative keepalive":      {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = ptr(90*time.Second), ptr(-time.Second) }, "spec.keepaliveTime", lb.InvalidField},
+		"hold time of 2s":         {func(p *config.BGPPeer) { p.HoldTime = new(2 * time.Second) }, "spec.holdTime", lb.InvalidField},
+		"hold time of 2.4s":       {func(p *config.BGPPeer) { p.HoldTime = new(2400 * time.Millisecond) }, "spec.holdTime", lb.InvalidField},
+		"negative hold time":      {func(p *config.BGPPeer) { p.HoldTime = new(-9 * time.Second) }, "spec.holdTime", lb.InvalidField},
+		"hold time too long":      {func(p *config.BGPPeer) { p.HoldTime = new(65536 * time.Second) }, "spec.holdTime", lb.InvalidField},
+		"keepalive of 500ms":      {func(p *config.BGPPeer) { p.KeepaliveTime = new(500 * time.Millisecond) }, "spec.holdTime", lb.InvalidField},
+		"keepalive above hold":    {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(9*time.Second), new(10*time.Second) }, "spec.keepaliveTime", lb.InvalidField},
+		"keepalive without hold":  {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(time.Duration(0)), new(time.Second) }, "spec.keepaliveTime", lb.InvalidField},
+		"negative keepalive":      {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(90*time.Second), new(-time.Second) }, "spec.keepaliveTime", lb.InvalidField},
 		"password and secret":     {func(p *config.BGPPeer) { p.Password, p.PasswordSecret = "hunter2", "s" }, "spec.passwordSecret", lb.InvalidField},
 		"no such secret":          {func(p *config.BGPPeer) { p.PasswordSecret = "nope" }, "spec.passwordSecret", lb.UnknownReference},
 		"secret of another type":  {func(p *config.BGPPeer) { p.PasswordSecret = "opaque" }, "spec.passwordSecret", lb.InvalidField},
