@@ -47,7 +47,7 @@ adopted when it comes back.`,
 
 func runController(ctx context.Context, f controllerFlags, log *slog.Logger) error {
 	cluster, err := kube.Connect(kube.Options{
-		Namespace: f.namespace, Component: "metallb-controller", PodName: f.podName, LoadBalancerClass: f.lbClass, Secrets: true, Log: log,
+		Namespace: f.namespace, Component: "metallb-controller", PodName: f.podName, LoadBalancerClass: f.lbClass, Log: log,
 	})
 	if err != nil {
 		return err

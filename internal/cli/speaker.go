@@ -80,7 +80,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	}
 	cluster, err := kube.Connect(kube.Options{
 		Namespace: f.namespace, Component: "metallb-speaker", PodName: f.podName, NodeName: f.nodeName,
-		LoadBalancerClass: f.lbClass, SpeakerLabels: f.mlLabels, Endpoints: true, Secrets: true, Log: log,
+		LoadBalancerClass: f.lbClass, SpeakerLabels: f.mlLabels, Endpoints: true, Log: log,
 	})
 	if err != nil {
 		return err

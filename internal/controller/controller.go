@@ -153,10 +153,7 @@ func (c *Controller) takeObjects(objs *config.Objects) {
 	c.cfg = config.Parse(*objs, c.cfg)
 	c.book.SetPools(c.cfg.Pools, c.cfg.SetAside)
 	c.metrics.Config(len(c.cfg.Problems) > 0)
-	for _, p := range c.cfg.Problems {
-		if slices.Contains(known, p) {
-			continue
-		}
+	for _, p := range config.NewProblems(c.cfg.Problems, known) {
 		c.log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}
 }

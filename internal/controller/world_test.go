@@ -148,7 +148,7 @@ func (w *world) touch(key lb.Key) {
 }
 
 func (w *world) touchObjects() {
-	w.delta.Objects = &config.Objects{SecretsUnread: true}
+	w.delta.Objects = &config.Objects{}
 	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
 		w.delta.Objects.Pools = append(w.delta.Objects.Pools, w.pools[name])
 	}

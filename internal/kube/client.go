@@ -61,9 +61,7 @@ type Options struct {
 	LoadBalancerClass string
 	// Endpoints says to watch EndpointSlices (speakers do).
 	Endpoints bool
-	// Secrets says to read the Secrets that peers refer to (speakers do).
-	Secrets bool
-	Log     *slog.Logger
+	Log       *slog.Logger
 }
 
 // Cluster is a connection to one Kubernetes cluster.

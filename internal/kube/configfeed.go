@@ -111,7 +111,7 @@ func (f *configFeed) waitForNews(ctx context.Context, objs *config.Objects) bool
 		case <-f.wake:
 			return true
 		case <-tick.C:
-			if !objs.SecretsUnread && !maps.Equal(f.readSecrets(ctx, objs), f.secrets) {
+			if !maps.Equal(f.readSecrets(ctx, objs), f.secrets) {
 				return true
 			}
 		}
@@ -133,7 +133,7 @@ func (f *configFeed) read(ctx context.Context) (*config.Objects, error) {
 			return nil, err
 		}
 	}
-	objs := &config.Objects{SecretsUnread: !f.c.opts.Secrets}
+	objs := &config.Objects{}
 	for i := range pools.Items {
 		objs.Pools = append(objs.Pools, convertPool(&pools.Items[i]))
 	}
@@ -159,9 +159,6 @@ func (f *configFeed) read(ctx context.Context) (*config.Objects, error) {
 // for any reason but that it is gone, is as it was.
 func (f *configFeed) readSecrets(ctx context.Context, objs *config.Objects) map[string]config.Secret {
 	now := map[string]config.Secret{}
-	if objs.SecretsUnread {
-		return now
-	}
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
 	for _, p := range objs.Peers {

@@ -65,7 +65,7 @@ func TestFeedGivesEverythingAndThenChanges(t *testing.T) {
 	l.create(first)
 	l.create(&v1beta1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "feed-l2"}})
 
-	v := l.watch(l.connect(kube.Options{NodeName: "n1", Endpoints: true, Secrets: true}))
+	v := l.watch(l.connect(kube.Options{NodeName: "n1", Endpoints: true}))
 	// All of it is in the first Delta.
 	got := v.last.Services[l.key("a")]
 	switch {
@@ -80,7 +80,7 @@ func TestFeedGivesEverythingAndThenChanges(t *testing.T) {
 	if !slices.ContainsFunc(v.last.Nodes, func(n lb.Node) bool { return n.Name == node.Name }) {
 		t.Errorf("nodes: got %+v", v.last.Nodes)
 	}
-	if o := v.last.Objects; o == nil || len(poolNames(o, "feed-")) != 1 || len(o.L2) != 1 || o.SecretsUnread {
+	if o := v.last.Objects; o == nil || len(poolNames(o, "feed-")) != 1 || len(o.L2) != 1 {
 		t.Fatalf("objects: got %+v", o)
 	}
 
@@ -252,7 +252,7 @@ func TestSecretsComeWithTheConfiguration(t *testing.T) {
 	for i, name := range []string{"bgp-password", "bgp-password", "later", ""} {
 		l.create(peer(fmt.Sprintf("peer-%d", i), name))
 	}
-	v := l.watch(l.connect(kube.Options{NodeName: "n1", Secrets: true}))
+	v := l.watch(l.connect(kube.Options{NodeName: "n1"}))
 	want := func(want map[string]config.Secret) {
 		t.Helper()
 		v.until(func() string { return cmp.Diff(want, v.last.Objects.Secrets) })
@@ -334,7 +334,7 @@ func TestAPIServerIsAwayAtStartAndLater(t *testing.T) {
 	wire := newLine(t)
 	wire.set(true)
 	var log logs
-	c := l.connect(kube.Options{NodeName: "n1", Endpoints: true, Secrets: true, Log: slog.New(slog.NewTextHandler(&log, nil))}, wire.through)
+	c := l.connect(kube.Options{NodeName: "n1", Endpoints: true, Log: slog.New(slog.NewTextHandler(&log, nil))}, wire.through)
 	feed := c.Feed()
 	feed.Hurry(time.Second, time.Second, 100*time.Millisecond)
 	l.run(c.Run, feed.Run)

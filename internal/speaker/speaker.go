@@ -173,10 +173,7 @@ func (s *Speaker) reportConfig(here []config.Problem) {
 	known := s.problems
 	s.problems, s.reported = problems, true
 	s.Metrics.Config(len(problems) > 0)
-	for _, p := range problems {
-		if slices.Contains(known, p) {
-			continue
-		}
+	for _, p := range config.NewProblems(problems, known) {
 		s.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}
 	s.State.Set(kube.State{Problems: problems})

@@ -45,6 +45,11 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s %s: %s: %s (%s)", p.Kind, p.Name, p.Field, p.Message, state)
 }
 
+// NewProblems returns those of now that were not there before, in their order.
+func NewProblems(now, before []Problem) []Problem {
+	return slices.DeleteFunc(slices.Clone(now), func(p Problem) bool { return slices.Contains(before, p) })
+}
+
 // L2Adv is an L2Advertisement in force.
 type L2Adv struct {
 	Name             string

@@ -36,9 +36,6 @@ type Objects struct {
 	// Secrets are the Secrets that peers refer to, by name; one that does not
 	// exist is absent.
 	Secrets map[string]Secret
-	// SecretsUnread says that this reader does not look at Secrets, so that a
-	// peer is not blamed for one.
-	SecretsUnread bool
 }
 
 // Meta is what every object has.

@@ -169,7 +169,6 @@ func (ps *problems) peerPassword(o *BGPPeer, objs Objects) string {
 	}
 	s, ok := objs.Secrets[o.PasswordSecret]
 	switch {
-	case objs.SecretsUnread:
 	case !ok:
 		ps.add(field, lb.UnknownReference, "there is no Secret %q in our namespace", o.PasswordSecret)
 	case s.Type != basicAuth:
