@@ -151,10 +151,23 @@ func TestInstallPermissions(t *testing.T) {
 		{"nobody", "default", "", "secrets", "memberlist", all},
 		{"nobody", "", "apiextensions.k8s.io", "customresourcedefinitions", "", all},
 	}
+	table = append(table,
+		access{"controller", namespace, "metallb.io", "ipaddresspools", "", []string{"patch"}}, // finalizers
+		access{"nobody", namespace, "metallb.io", "ipaddresspools", "", []string{"create", "update", "delete"}},
+		access{"controller", namespace, "barelb.io", "addressclaims", "", []string{"get", "list", "watch", "create", "update", "delete"}},
+		access{"nobody", "default", "barelb.io", "addressclaims", "", all},
+		access{"both", namespace, "barelb.io", "addressconflicts", "", []string{"list", "watch"}},
+		access{"speaker", namespace, "barelb.io", "addressconflicts", "", []string{"create", "delete"}},
+		access{"nobody", namespace, "barelb.io", "addressconflicts", "", []string{"update", "patch"}},
+		access{"controller", namespace, "coordination.k8s.io", "leases", "", []string{"get", "create", "update"}},
+		access{"nobody", "kube-system", "coordination.k8s.io", "leases", "", all},
+	)
 	for _, r := range []string{"ipaddresspools", "l2advertisements", "bgpadvertisements", "bgppeers", "bfdprofiles", "communities"} {
+		if r != "ipaddresspools" {
+			table = append(table, access{"nobody", namespace, "metallb.io", r, "", write})
+		}
 		table = append(table,
 			access{"both", namespace, "metallb.io", r, "", read},
-			access{"nobody", namespace, "metallb.io", r, "", write},
 			access{"nobody", "default", "metallb.io", r, "", all},
 			access{"controller", namespace, "metallb.io", r + "/status", "", report},
 		)

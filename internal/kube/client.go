@@ -33,6 +33,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 
+	"github.com/barelb/barelb/api/barelb/v1alpha1"
 	"github.com/barelb/barelb/api/v1beta1"
 	"github.com/barelb/barelb/api/v1beta2"
 )
@@ -59,9 +60,10 @@ type Options struct {
 	// LoadBalancerClass is the class of the Services that are ours; "" means those
 	// without a class.
 	LoadBalancerClass string
-	// Endpoints says to watch EndpointSlices (speakers do).
-	Endpoints bool
-	Log       *slog.Logger
+	// Endpoints says to watch EndpointSlices (speakers do), Claims to watch
+	// AddressClaims (the controller does).
+	Endpoints, Claims bool
+	Log               *slog.Logger
 }
 
 // Cluster is a connection to one Kubernetes cluster.
@@ -91,7 +93,7 @@ func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		appsv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme, corev1.AddToScheme, discoveryv1.AddToScheme,
-		v1beta1.AddToScheme, v1beta2.AddToScheme,
+		v1alpha1.AddToScheme, v1beta1.AddToScheme, v1beta2.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("build scheme: %w", err)
@@ -135,7 +137,7 @@ func logWatchError(ctx context.Context, log *slog.Logger, err error) {
 func watched(opts Options) (map[client.Object]cache.ByObject, error) {
 	ours := map[string]cache.Config{opts.Namespace: {}}
 	byObject := map[client.Object]cache.ByObject{}
-	for _, kind := range configKinds() {
+	for _, kind := range append(configKinds(), &v1alpha1.AddressClaim{}, &v1alpha1.AddressConflict{}) {
 		byObject[kind] = cache.ByObject{Namespaces: ours}
 	}
 	byObject[&v1beta1.ConfigurationState{}] = cache.ByObject{Namespaces: map[string]cache.Config{
@@ -218,8 +220,8 @@ func (c *Cluster) informer(ctx context.Context, kind client.Object) (cache.Infor
 // kinds returns which resources the kinds are that we deal with. Asking the API
 // server would mean that we could not start without it.
 func kinds() *meta.DefaultRESTMapper {
-	core, v1, v2 := corev1.SchemeGroupVersion, v1beta1.GroupVersion, v1beta2.GroupVersion
-	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, v1, v2})
+	core, v1, v2, own := corev1.SchemeGroupVersion, v1beta1.GroupVersion, v1beta2.GroupVersion, v1alpha1.GroupVersion
+	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{core, v1, v2, own})
 	cluster := []schema.GroupVersionKind{
 		core.WithKind("Namespace"), core.WithKind("Node"),
 		authenticationv1.SchemeGroupVersion.WithKind("TokenReview"),
@@ -237,6 +239,7 @@ func kinds() *meta.DefaultRESTMapper {
 		appsv1.SchemeGroupVersion.WithKind("Deployment"), discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
 		v1.WithKind("IPAddressPool"), v1.WithKind("L2Advertisement"), v1.WithKind("BGPAdvertisement"), v2.WithKind("BGPPeer"),
 		v1.WithKind("BFDProfile"), v1.WithKind("Community"), v1.WithKind("ConfigurationState"),
+		v1.WithKind("ServiceL2Status"), v1.WithKind("ServiceBGPStatus"), own.WithKind("AddressClaim"), own.WithKind("AddressConflict"),
 	}
 	for _, k := range namespaced {
 		add(k, meta.RESTScopeNamespace)

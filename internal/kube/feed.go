@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/barelb/barelb/api/barelb/v1alpha1"
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/lb"
 )
@@ -37,9 +39,15 @@ type Feed struct {
 	sliceOf    map[lb.Key]string                   // the Service that a slice belongs to, in its namespace
 	nodes      map[string]lb.Node
 	namespaces map[string]map[string]string // labels
+	claims     map[netip.Addr]*v1alpha1.AddressClaim
+	conflicts  map[netip.Addr]lb.WireConflict
 	dirty      map[lb.Key]bool
 	nodesDirty bool
-	objects    *config.Objects // news, or nil
+	claimDirty map[netip.Addr]bool
+	// conflictsDirty says that conflicts are news.
+	conflictsDirty bool
+	objects        *config.Objects // the present ones, or nil before they were read
+	objectsDirty   bool
 }
 
 // Delta is what changed since the last one.
@@ -55,6 +63,12 @@ type Delta struct {
 	Nodes []lb.Node
 	// Objects are all configuration objects if one of them changed; else nil.
 	Objects *config.Objects
+	// Claims are the holders of the addresses whose AddressClaim changed; nil means
+	// that there is none any more. Only with Options.Claims.
+	Claims map[netip.Addr][]lb.Holder
+	// Conflicts are all addresses that somebody outside the cluster answers for,
+	// sorted, if one of them changed; else nil.
+	Conflicts []lb.WireConflict
 }
 
 // Feed returns the feed of this connection.
@@ -63,6 +77,7 @@ func (c *Cluster) Feed() *Feed {
 		c: c, changed: make(chan struct{}, 1), ready: make(chan struct{}), patience: patience,
 		services: map[lb.Key]*corev1.Service{}, endpoints: map[lb.Key]map[string][]lb.Endpoint{}, sliceOf: map[lb.Key]string{},
 		nodes: map[string]lb.Node{}, namespaces: map[string]map[string]string{}, dirty: map[lb.Key]bool{},
+		claims: map[netip.Addr]*v1alpha1.AddressClaim{}, claimDirty: map[netip.Addr]bool{}, conflicts: map[netip.Addr]lb.WireConflict{},
 	}
 	f.config = newConfigFeed(c, f.publish)
 	return f
@@ -84,6 +99,10 @@ func (f *Feed) Run(ctx context.Context) error {
 	if f.c.opts.Endpoints {
 		handlers[&discoveryv1.EndpointSlice{}] = f.onSlice
 	}
+	if f.c.opts.Claims {
+		handlers[&v1alpha1.AddressClaim{}] = f.onClaim
+	}
+	handlers[&v1alpha1.AddressConflict{}] = f.onConflict
 	configs := configKinds()
 	for _, kind := range configs {
 		handlers[kind] = f.config.onObject
@@ -145,7 +164,7 @@ func (f *Feed) waitForAll(ctx context.Context, synced map[string]toolscache.Info
 func (f *Feed) Drain() Delta {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	d := Delta{Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}, Objects: f.objects}
+	d := Delta{Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}, Claims: map[netip.Addr][]lb.Holder{}}
 	for key := range f.dirty {
 		d.Services[key] = nil
 		o := f.services[key]
@@ -165,9 +184,39 @@ func (f *Feed) Drain() Delta {
 			d.Nodes = append(d.Nodes, f.nodes[name])
 		}
 	}
+	for addr := range f.claimDirty {
+		d.Claims[addr] = nil
+		if o := f.claims[addr]; o != nil {
+			_, d.Claims[addr] = convertClaim(o)
+		}
+	}
+	if f.conflictsDirty {
+		d.Conflicts = slices.SortedFunc(maps.Values(f.conflicts), func(a, b lb.WireConflict) int { return a.Addr.Compare(b.Addr) })
+		if d.Conflicts == nil {
+			d.Conflicts = []lb.WireConflict{}
+		}
+	}
+	if f.objectsDirty {
+		d.Objects = f.objects
+	}
 	slices.SortFunc(d.Orphans, lb.Key.Compare)
-	f.dirty, f.nodesDirty, f.objects = map[lb.Key]bool{}, false, nil
+	f.dirty, f.claimDirty = map[lb.Key]bool{}, map[netip.Addr]bool{}
+	f.nodesDirty, f.conflictsDirty, f.objectsDirty = false, false, false
 	return d
+}
+
+// Rewind makes everything part of the next Delta: for a reader that starts anew.
+func (f *Feed) Rewind() {
+	f.mu.Lock()
+	for key := range f.services {
+		f.dirty[key] = true
+	}
+	for addr := range f.claims {
+		f.claimDirty[addr] = true
+	}
+	f.nodesDirty, f.conflictsDirty, f.objectsDirty = true, true, f.objects != nil
+	f.mu.Unlock()
+	f.signal()
 }
 
 func (f *Feed) signal() {
@@ -180,7 +229,7 @@ func (f *Feed) signal() {
 // publish makes configuration objects part of the next Delta.
 func (f *Feed) publish(objs *config.Objects) {
 	f.mu.Lock()
-	f.objects = objs
+	f.objects, f.objectsDirty = objs, true
 	f.mu.Unlock()
 	f.signal()
 }
