@@ -26,3 +26,25 @@ const (
 // that users write. Status True: the object is in force. False: it is set aside,
 // and the reason and message say why; other objects are not affected.
 const ConditionAccepted = "Accepted"
+
+// Further conditions of an IPAddressPool. They are there once there was something to
+// say.
+const (
+	// ConditionAddressesInUseOnWire, status True: hosts outside the cluster answer
+	// for addresses of the pool, which are therefore not given. The message names
+	// them.
+	ConditionAddressesInUseOnWire = "AddressesInUseOnWire"
+	// ConditionEditHeldBack, status True: Services hold addresses that the pool, as
+	// it is written now, would not give them. With --pool-edits=guard they keep them,
+	// and the message names them.
+	ConditionEditHeldBack = "EditHeldBack"
+)
+
+// FinalizerInUse keeps an IPAddressPool that is deleted until no Service holds
+// addresses of it any more. The controller sets it with --pool-edits=guard.
+const FinalizerInUse = "barelb.io/in-use"
+
+// AnnotationIgnoreOnWire, on an IPAddressPool, names addresses, separated by commas,
+// that may be given although somebody on the wire answers for them; "all" names
+// every one.
+const AnnotationIgnoreOnWire = "barelb.io/ignore-addresses-in-use-on-wire"

@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
@@ -108,7 +109,9 @@ func newLog(w io.Writer, level string) (*slog.Logger, error) {
 	}
 	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
 	// What the Kubernetes libraries have to say of themselves is for debugging.
-	ctrllog.SetLogger(logr.FromSlogHandler(quiet{log.Handler(), l}))
+	libraries := logr.FromSlogHandler(quiet{log.Handler(), l})
+	ctrllog.SetLogger(libraries)
+	klog.SetLogger(libraries)
 	return log, nil
 }
 

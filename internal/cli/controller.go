@@ -2,9 +2,13 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,15 +21,18 @@ import (
 type controllerFlags struct {
 	common
 	secretName, deployment string
+	poolEdits              string
+	retention, lease       time.Duration
 }
 
 func controllerCommand(stderr io.Writer) *cobra.Command {
 	var f controllerFlags
 	cmd := &cobra.Command{
 		Use: "controller", Short: "Give Services their addresses", Args: cobra.NoArgs,
-		Long: `Gives Services of type LoadBalancer addresses from IPAddressPools. Run one per
-cluster. It may stop at any time: what was given is announced nevertheless, and
-adopted when it comes back.`,
+		Long: `Gives Services of type LoadBalancer addresses from IPAddressPools. One per cluster
+is at work; any number more may stand by, and one of them takes over within seconds
+when it ends or dies. It may stop at any time: what was given is announced
+nevertheless, and adopted by the next one.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := newLog(stderr, f.logLevel)
 			if err != nil {
@@ -38,33 +45,76 @@ adopted when it comes back.`,
 		},
 	}
 	f.add(cmd.Flags())
-	cmd.Flags().StringVar(&f.secretName, "ml-secret-name", env("METALLB_ML_SECRET_NAME", ""), "name of the Secret to make for the speakers, if it is not there (METALLB_ML_SECRET_NAME; default: none)")
-	cmd.Flags().StringVar(&f.deployment, "deployment", env("METALLB_DEPLOYMENT", ""), "name of our own Deployment, the owner of that Secret (METALLB_DEPLOYMENT)")
-	ignored(cmd.Flags(), []string{"disable-cert-rotation", "webhook-http2"},
+	fl := cmd.Flags()
+	fl.StringVar(&f.secretName, "ml-secret-name", env("METALLB_ML_SECRET_NAME", ""), "name of the Secret to make for the speakers, if it is not there (METALLB_ML_SECRET_NAME; default: none)")
+	fl.StringVar(&f.deployment, "deployment", env("METALLB_DEPLOYMENT", ""), "name of our own Deployment, the owner of that Secret (METALLB_DEPLOYMENT)")
+	fl.StringVar(&f.poolEdits, "pool-edits", editsMove, "what becomes of Services when a pool is shrunk or deleted under them: move (they get other addresses, or none) or guard (they keep theirs until they go; a condition on the pool names them)")
+	fl.DurationVar(&f.retention, "address-retention", 10*time.Minute, "how long the addresses of a deleted Service are kept for one of the same namespace and name; others get them before only if nothing else is free; 0 keeps none")
+	fl.DurationVar(&f.lease, "lease-duration", 3*time.Second, "how long a controller at work that is not heard of stays the one at work")
+	ignored(fl, []string{"disable-cert-rotation", "webhook-http2"},
 		[]string{"cert-dir", "cert-service-name", "webhook-secret", "webhook-mode"})
 	return cmd
 }
 
+// The values of --pool-edits.
+const (
+	editsMove  = "move"
+	editsGuard = "guard"
+)
+
+// check refuses values that make no sense.
+func (f *controllerFlags) check() error {
+	switch {
+	case f.poolEdits != editsMove && f.poolEdits != editsGuard:
+		return fmt.Errorf("--pool-edits: %q is neither move nor guard", f.poolEdits)
+	case f.retention < 0:
+		return fmt.Errorf("--address-retention: %s is less than nothing", f.retention)
+	case f.lease < time.Second:
+		return fmt.Errorf("--lease-duration: %s is less than a second, in which no API server can be relied on to answer", f.lease)
+	}
+	return nil
+}
+
+// identity returns the name of this process among the candidates. In a Pod it is the
+// Pod's, so that a container that was restarted is at work again at once.
+func (f *controllerFlags) identity() string {
+	if f.podName != "" {
+		return f.podName
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "controller"
+	}
+	return host + "-" + strings.ToLower(rand.Text()[:8])
+}
+
 func runController(ctx context.Context, f controllerFlags, log *slog.Logger) error {
+	if err := f.check(); err != nil {
+		return err
+	}
 	cluster, err := kube.Connect(kube.Options{
-		Namespace: f.namespace, Component: "metallb-controller", PodName: f.podName, LoadBalancerClass: f.lbClass, Log: log,
+		Namespace: f.namespace, Component: "metallb-controller", PodName: f.podName, LoadBalancerClass: f.lbClass, Claims: true, Log: log,
 	})
 	if err != nil {
 		return err
 	}
-	feed, writer, state := cluster.Feed(), cluster.Writer(), cluster.StateWriter()
-	c := controller.New(controller.Deps{
-		Log: log, Feed: feed, Status: writer, State: state, Events: cluster, Metrics: kube.NewClientMetrics(cluster.Registry()),
-	})
-	if err := cluster.Registry().Register(c); err != nil {
+	l := leader{
+		cluster: cluster, feed: cluster.Feed(), log: log, follows: make(chan struct{}), leads: make(chan struct{}),
+		metrics: kube.NewClientMetrics(cluster.Registry()), usage: &controller.Usage{},
+		opts: controller.Options{GuardPools: f.poolEdits == editsGuard, Retention: f.retention},
+	}
+	if err := cluster.Registry().Register(l.usage); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	log.Info("starting controller", "version", version(), "namespace", f.namespace)
+	identity := f.identity()
+	log.Info("starting controller", "version", version(), "namespace", f.namespace, "identity", identity)
 
 	tasks := task.New(log)
-	if err := serve(ctx, tasks, cluster, f.common, "", c.Ready()); err != nil {
+	ready := make(chan struct{})
+	if err := serve(ctx, tasks, cluster, f.common, "", ready); err != nil {
 		return err
 	}
+	tasks.Go(ctx, "readiness", func(ctx context.Context) error { return l.tellReady(ctx, ready) })
 	if f.secretName != "" {
 		tasks.Go(ctx, "memberlist secret", func(ctx context.Context) error {
 			keepTrying(ctx, log, "make the speakers' secret", func(ctx context.Context) error {
@@ -74,11 +124,74 @@ func runController(ctx context.Context, f controllerFlags, log *slog.Logger) err
 			return nil
 		})
 	}
+	tasks.Go(ctx, "watch", cluster.Run)
+	tasks.Go(ctx, "feed", l.feed.Run)
+	tasks.Go(ctx, "lead", func(ctx context.Context) error {
+		return cluster.Lead(ctx, kube.LeadOptions{Identity: identity, Duration: f.lease, Standby: l.standby}, l.term)
+	})
+	return tasks.Wait(ctx)
+}
+
+// leader is what a controller is made of each time that this process is at work.
+type leader struct {
+	cluster *kube.Cluster
+	feed    *kube.Feed
+	log     *slog.Logger
+	metrics *kube.ClientMetrics
+	usage   *controller.Usage
+	opts    controller.Options
+
+	follow, lead sync.Once
+	follows      chan struct{} // closed once another was found to be at work
+	leads        chan struct{} // closed once we have seen to all Services
+}
+
+// standby is called when another process is at work.
+func (l *leader) standby(other string) {
+	l.log.Info("standing by", "leader", other)
+	l.follow.Do(func() { close(l.follows) })
+}
+
+// tellReady closes ready once we know everything, and are at work or stand by.
+func (l *leader) tellReady(ctx context.Context, ready chan<- struct{}) error {
+	select {
+	case <-ctx.Done():
+	case <-l.feed.Ready():
+		select {
+		case <-ctx.Done():
+		case <-l.follows:
+			close(ready)
+		case <-l.leads:
+			close(ready)
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// term allocates until ctx ends.
+func (l *leader) term(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-l.feed.Ready():
+	}
+	keepTrying(ctx, l.log, "read what was given before us", l.cluster.CatchUp)
+	writer, state := l.cluster.Writer(l.feed), l.cluster.StateWriter()
+	c := controller.New(controller.Deps{
+		Log: l.log, Options: l.opts, Feed: l.feed, Status: writer, State: state, Events: l.cluster, Metrics: l.metrics, Usage: l.usage,
+	})
+	tasks := task.New(l.log)
 	tasks.Go(ctx, "status of services", writer.Run)
 	tasks.Go(ctx, "status of configuration", state.Run)
-	tasks.Go(ctx, "watch", cluster.Run)
-	tasks.Go(ctx, "feed", feed.Run)
 	tasks.Go(ctx, "allocate", c.Run)
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-c.Ready():
+			l.lead.Do(func() { close(l.leads) })
+		}
+	}()
 	return tasks.Wait(ctx)
 }
 

@@ -2,8 +2,8 @@
 //
 // One goroutine owns everything: it takes what changed from the feed, lets
 // core/ipam decide, and hands the wished status to the writer. The book of who
-// holds what is made from the Services' own status before anything is given, so
-// the process may die at any time.
+// holds what is made from the Services' own status and from the claims before
+// anything is given, so the process may die at any time, and another take over.
 package controller
 
 import (
@@ -11,11 +11,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math"
 	"net/netip"
 	"slices"
-	"strings"
-	"sync/atomic"
+	"time"
 
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/ipam"
@@ -29,9 +27,11 @@ type (
 		Changed() <-chan struct{}
 		Ready() <-chan struct{}
 		Drain() kube.Delta
+		Rewind()
 	}
 	statusWriter interface {
-		Set(key lb.Key, want kube.ServiceStatus)
+		Set(key lb.Key, want kube.ServiceStatus, urgent bool)
+		Release(key lb.Key, uid string, addr netip.Addr)
 	}
 	stateWriter interface {
 		Set(s kube.State)
@@ -45,62 +45,86 @@ type (
 	}
 )
 
-// Controller allocates addresses.
-type Controller struct {
-	log     *slog.Logger
-	feed    feed
-	status  statusWriter
-	state   stateWriter
-	events  eventer
-	metrics updateCounter
-	usage   atomic.Pointer[[]ipam.Usage] // for the metrics
-	ready   chan struct{}
-
-	// Owned by Run.
-	book     *ipam.Book
-	cfg      *config.Config
-	services map[lb.Key]*lb.Service
-	given    map[lb.Key]kube.ServiceStatus // what was decided last, be it nothing
-	refused  map[lb.Key]string             // what its user was told last; it waits for better times
+// Options are what does not change while a controller runs.
+type Options struct {
+	// GuardPools has Services keep their addresses when a pool is edited under them.
+	GuardPools bool
+	// Retention is how long the addresses of a Service that is gone are kept back for
+	// one of the same name, as long as others are free.
+	Retention time.Duration
 }
 
 // Deps are the parts that a Controller works with.
 type Deps struct {
 	Log     *slog.Logger
+	Options Options
 	Feed    feed
 	Status  statusWriter
 	State   stateWriter
 	Events  eventer
 	Metrics updateCounter
+	Usage   *Usage // takes the use of the pools
+}
+
+// Controller allocates addresses, as long as it is the one that does.
+type Controller struct {
+	Deps
+	ready chan struct{}
+
+	// Owned by Run.
+	book     *ipam.Book
+	cfg      *config.Config
+	onWire   []lb.WireConflict // as speakers say
+	services map[lb.Key]*lb.Service
+	given    map[lb.Key]kube.ServiceStatus // what was decided last, be it nothing
+	refused  map[lb.Key]string             // what its user was told last; it waits for better times
+	guarded  map[lb.Key]guarded
+	holders  map[string]int // of each pool
+	// releasing are the claims that the writer was told to remove.
+	releasing map[claim]bool
+}
+
+// claim is that of one Service to one address.
+type claim struct {
+	uid  string
+	addr netip.Addr
 }
 
 // New returns a Controller.
 func New(d Deps) *Controller {
-	return &Controller{
-		log: d.Log, feed: d.Feed, status: d.Status, state: d.State, events: d.Events, metrics: d.Metrics,
-		ready: make(chan struct{}), book: ipam.NewBook(), services: map[lb.Key]*lb.Service{},
-		given: map[lb.Key]kube.ServiceStatus{}, refused: map[lb.Key]string{},
+	c := &Controller{
+		Deps: d, ready: make(chan struct{}), book: ipam.NewBook(), services: map[lb.Key]*lb.Service{},
+		given: map[lb.Key]kube.ServiceStatus{}, refused: map[lb.Key]string{}, guarded: map[lb.Key]guarded{},
+		holders: map[string]int{}, releasing: map[claim]bool{},
 	}
+	if d.Options.GuardPools {
+		c.book.Guard()
+	}
+	return c
 }
 
 // Ready is closed after the first pass over all Services.
 func (c *Controller) Ready() <-chan struct{} { return c.ready }
 
-// Run allocates until ctx ends.
+// Run allocates until ctx ends. It may be called once.
 func (c *Controller) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-c.feed.Ready():
+	case <-c.Feed.Ready():
 	}
-	c.start(c.feed.Drain())
+	c.Feed.Rewind()
+	defer c.Usage.set(nil)
+	c.start(c.Feed.Drain())
 	close(c.ready)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.feed.Changed():
-			c.step(c.feed.Drain())
+		case <-c.Feed.Changed():
+			if ctx.Err() == nil { // both may have happened
+				c.step(c.Feed.Drain())
+			}
 		}
 	}
 }
@@ -109,35 +133,93 @@ func (c *Controller) Run(ctx context.Context) error {
 // anything is given.
 func (c *Controller) start(d kube.Delta) {
 	c.takeObjects(d.Objects)
-	dirty := c.takeServices(d)
-	for _, key := range dirty {
-		svc := c.services[key]
-		if svc == nil || len(svc.Addrs) == 0 {
-			continue
+	dirty, _ := c.takeServices(d)
+	claimed := map[string][]netip.Addr{} // by UID
+	for _, addr := range slices.SortedFunc(maps.Keys(d.Claims), netip.Addr.Compare) {
+		c.book.SetClaim(addr, d.Claims[addr])
+		for _, h := range d.Claims[addr] {
+			if !h.Released {
+				claimed[h.UID] = append(claimed[h.UID], addr)
+			}
 		}
-		if !c.book.Adopt(svc) {
-			c.log.Warn("address is held twice", "service", key.String(), "addr", fmt.Sprint(svc.Addrs))
-			continue
-		}
-		c.given[key] = kube.ServiceStatus{UID: svc.UID, Addrs: svc.Addrs, Pool: svc.Pool}
 	}
-	c.log.Info("adopted what services hold", "services", len(c.services), "holders", len(c.given))
-	c.settleAll(dirty)
+	c.takeConflicts(d)
+	c.adopt(dirty, claimed)
+	c.Log.Info("adopted what services hold", "services", len(c.services), "holders", len(c.given))
+	c.settleAll(dirty, false)
+	for addr := range d.Claims {
+		c.releaseStrays(addr)
+	}
 	c.report()
 }
 
+// adopt records what Services hold by their status; if two that cannot share hold
+// one address, he has it who has claimed it, then the first by name. What is claimed
+// for a Service without a status was given by one who died before he could write it.
+func (c *Controller) adopt(keys []lb.Key, claimed map[string][]netip.Addr) {
+	for _, first := range []bool{true, false} {
+		for _, key := range keys {
+			svc := c.services[key]
+			if svc == nil || len(svc.Addrs) == 0 {
+				continue
+			}
+			missing := slices.ContainsFunc(svc.Addrs, func(a netip.Addr) bool { return !slices.Contains(claimed[svc.UID], a) })
+			if first == missing {
+				continue
+			}
+			if !c.book.Adopt(svc) {
+				c.Log.Warn("address is held twice", "service", key.String(), "addr", fmt.Sprint(svc.Addrs))
+				continue
+			}
+			c.record(svc, kube.ServiceStatus{Holder: lb.HolderOf(svc), Addrs: svc.Addrs, Pool: svc.Pool})
+		}
+	}
+	for _, key := range keys {
+		if svc := c.services[key]; svc != nil && len(svc.Addrs) == 0 && len(claimed[svc.UID]) > 0 && c.book.AdoptClaims(svc, claimed[svc.UID]) {
+			c.Log.Info("adopted what was claimed", "service", key.String(), "addr", fmt.Sprint(c.book.Holding(key).Addrs))
+		}
+	}
+}
+
+// record notes what was decided for a Service.
+func (c *Controller) record(svc *lb.Service, now kube.ServiceStatus) {
+	c.forget(svc.Key)
+	c.given[svc.Key] = now
+	if len(now.Addrs) > 0 {
+		c.holders[now.Pool]++
+	}
+}
+
+// forget drops what was decided for a Service.
+func (c *Controller) forget(key lb.Key) {
+	if old, ok := c.given[key]; ok && len(old.Addrs) > 0 {
+		if c.holders[old.Pool]--; c.holders[old.Pool] == 0 {
+			delete(c.holders, old.Pool)
+		}
+	}
+	delete(c.given, key)
+}
+
 func (c *Controller) step(d kube.Delta) {
-	dirty := c.takeServices(d)
+	c.book.Forget(time.Now())
+	dirty, changed := c.takeServices(d)
+	freed := false
+	for _, addr := range slices.SortedFunc(maps.Keys(d.Claims), netip.Addr.Compare) {
+		freed = c.takeClaim(addr, d.Claims[addr], changed) || freed
+	}
 	if d.Objects != nil {
 		c.takeObjects(d.Objects)
 		for key := range c.services {
-			if _, already := d.Services[key]; !already {
-				dirty = append(dirty, key)
-			}
+			changed[key] = true
 		}
-		slices.SortFunc(dirty, lb.Key.Compare)
 	}
-	c.settleAll(dirty)
+	if d.Objects != nil || d.Conflicts != nil {
+		freed = c.takeConflicts(d) || freed
+	}
+	if len(changed) > len(dirty) {
+		dirty = slices.SortedFunc(maps.Keys(changed), lb.Key.Compare)
+	}
+	c.settleAll(dirty, freed)
 	c.report()
 }
 
@@ -152,149 +234,70 @@ func (c *Controller) takeObjects(objs *config.Objects) {
 	}
 	c.cfg = config.Parse(*objs, c.cfg)
 	c.book.SetPools(c.cfg.Pools, c.cfg.SetAside)
-	c.metrics.Config(len(c.cfg.Problems) > 0)
+	c.Metrics.Config(len(c.cfg.Problems) > 0)
 	for _, p := range config.NewProblems(c.cfg.Problems, known) {
-		c.log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
+		c.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}
 }
 
-// takeServices stores the changed Services and returns their keys in order.
-func (c *Controller) takeServices(d kube.Delta) []lb.Key {
+// takeServices stores the changed Services and returns their keys, in order and as a
+// set.
+func (c *Controller) takeServices(d kube.Delta) ([]lb.Key, map[lb.Key]bool) {
+	changed := make(map[lb.Key]bool, len(d.Services))
 	for key, svc := range d.Services {
+		changed[key] = true
 		if old := c.services[key]; old != nil && (svc == nil || svc.UID != old.UID) { // deleted, and perhaps created again
 			delete(c.services, key)
 			delete(c.refused, key)
-			delete(c.given, key)
+			delete(c.guarded, key)
+			c.forget(key)
 		}
 		if svc != nil {
+			if c.services[key] == nil && svc.ToldNo {
+				c.refused[key] = svc.Told // by the one before us, or before he was ours
+			}
 			c.services[key] = svc
+			c.book.NoteWritten(svc)
 		}
 	}
 	for _, key := range d.Orphans {
-		c.status.Set(key, kube.ServiceStatus{})
+		c.Status.Set(key, kube.ServiceStatus{}, false)
 	}
-	return slices.SortedFunc(maps.Keys(d.Services), lb.Key.Compare)
+	return slices.SortedFunc(maps.Keys(d.Services), lb.Key.Compare), changed
 }
 
-// settleAll decides for the Services in dirty, and then, if anything was given
-// back, for those that wait.
-func (c *Controller) settleAll(dirty []lb.Key) {
-	freed := false
-	for _, key := range dirty {
-		svc := c.services[key]
-		if svc == nil {
-			freed = c.book.Release(key) || freed
-			continue
-		}
-		freed = c.settle(svc) || freed
-	}
-	// Each round gives at least one waiting Service something or ends.
-	for freed {
-		freed = false
-		for _, key := range slices.SortedFunc(maps.Keys(c.refused), lb.Key.Compare) {
-			if svc := c.services[key]; svc != nil {
-				freed = c.settle(svc) || freed
-			}
+// takeClaim stores who has claimed addr, and marks the Services that this concerns. It
+// reports whether others may now get what they could not get before.
+func (c *Controller) takeClaim(addr netip.Addr, holders []lb.Holder, changed map[lb.Key]bool) bool {
+	for _, h := range c.book.Claims(addr) {
+		if !slices.ContainsFunc(holders, func(o lb.Holder) bool { return o.UID == h.UID }) {
+			delete(c.releasing, claim{h.UID, addr})
 		}
 	}
-}
-
-// settle decides for one Service and reports whether others may now get what
-// they could not get before.
-func (c *Controller) settle(svc *lb.Service) (freed bool) {
-	had, gave := c.given[svc.Key]
-	if gave { // our own book is ahead of the status that we read
-		own := *svc
-		own.Addrs, own.Pool = had.Addrs, had.Pool
-		svc = &own
-	}
-	d := c.book.Decide(svc)
-	now := kube.ServiceStatus{UID: svc.UID, Addrs: d.Addrs, Pool: d.Pool}
-	before := c.book.Holding(svc.Key) // that of its namesake, if it was created again
-	c.book.Settle(svc, d.Addrs)
-	c.tell(svc, d)
-	c.given[svc.Key] = now
-	c.status.Set(svc.Key, now)
-	c.metrics.Update(nil)
-	// A lost address is free for others; so may be a kept one, if its Service is
-	// ready to share it in another way than before.
-	return len(before.Addrs) > 0 && !before.Equal(c.book.Holding(svc.Key))
-}
-
-// tell records Events about a decision: one for each thing that is new. svc is as
-// it was before.
-func (c *Controller) tell(svc *lb.Service, d ipam.Decision) {
-	had := svc.Addrs
-	if d.Cleared != nil {
-		c.events.ServiceEvent(svc, false, kube.EventCleared, string(d.Cleared.Reason)+": "+d.Cleared.Message)
-		c.log.Info("took address back", "service", svc.Key.String(), "addr", fmt.Sprint(had), "reason", string(d.Cleared.Reason))
-	}
-	if len(d.Addrs) > 0 && !slices.Equal(had, d.Addrs) {
-		c.events.ServiceEvent(svc, false, kube.EventAllocated, "Assigned IP "+quoted(d.Addrs))
-		c.log.Info("allocated", "service", svc.Key.String(), "addr", fmt.Sprint(d.Addrs), "pool", d.Pool)
-		if svc.LegacyAnnotations {
-			c.events.ServiceEvent(svc, true, kube.EventDeprecated, "annotations under metallb.universe.tf/ are deprecated; write them under metallb.io/")
+	freed := c.book.SetClaim(addr, holders)
+	strays := c.releaseStrays(addr)
+	for _, key := range c.book.HoldersOf(addr) {
+		claimed := slices.ContainsFunc(holders, func(h lb.Holder) bool { return h.Key == key })
+		if strays || !claimed {
+			changed[key] = true
 		}
 	}
-	if d.Refused == nil {
-		delete(c.refused, svc.Key)
-		return
-	}
-	text := string(d.Refused.Reason) + ": " + d.Refused.Message
-	news := text
-	if d.Refused.Reason == lb.PoolExhausted && len(d.Addrs) > 0 {
-		news = string(d.Refused.Reason) // the words depend on where it was looked for
-	}
-	if c.refused[svc.Key] == news {
-		return
-	}
-	c.refused[svc.Key] = news
-	c.log.Warn("not allocated", "service", svc.Key.String(), "reason", string(d.Refused.Reason), "err", d.Refused.Message)
-	switch {
-	case d.Refused.Reason == lb.InvalidRequest && len(d.Addrs) > 0:
-		c.events.ServiceEvent(svc, true, kube.EventRequestInvalid, text)
-	case len(d.Addrs) > 0:
-		c.events.ServiceEvent(svc, false, kube.EventAdditionFailed, text)
-	case d.Refused.Reason == lb.NoClusterIP:
-		c.events.ServiceEvent(svc, true, kube.EventNoClusterIPs, text)
-	default:
-		c.events.ServiceEvent(svc, true, kube.EventAllocFailed, fmt.Sprintf("Failed to allocate IP for %q: %s", svc.Key, text))
-	}
+	return freed
 }
 
-// quoted prints addresses as MetalLB's Events do.
-func quoted(addrs []netip.Addr) string {
-	s := make([]string, len(addrs))
-	for i, a := range addrs {
-		s[i] = fmt.Sprintf("%q", a)
+// releaseStrays has claims removed whose Services do not hold addr, and reports
+// whether there are any.
+func (c *Controller) releaseStrays(addr netip.Addr) bool {
+	strays := c.book.Strays(addr)
+	for _, h := range strays {
+		c.release(h.Key, h.UID, addr)
 	}
-	return "[" + strings.Join(s, " ") + "]"
+	return len(strays) > 0
 }
 
-// report publishes counters and problems.
-func (c *Controller) report() {
-	usage := c.book.Usage()
-	c.usage.Store(&usage)
-	s := kube.State{Pools: map[string]kube.PoolState{}}
-	if c.cfg != nil {
-		s.Problems = c.cfg.Problems
-		for name := range c.cfg.SetAside {
-			s.Pools[name] = kube.PoolState{}
-		}
+func (c *Controller) release(key lb.Key, uid string, addr netip.Addr) {
+	if r := (claim{uid, addr}); !c.releasing[r] {
+		c.releasing[r] = true
+		c.Status.Release(key, uid, addr)
 	}
-	for _, u := range usage {
-		s.Pools[u.Pool] = kube.PoolState{
-			Assigned4: u.Assigned4, Assigned6: u.Assigned6,
-			Available4: available(u.Total4, u.Assigned4), Available6: available(u.Total6, u.Assigned6),
-		}
-	}
-	c.state.Set(s)
-}
-
-// available subtracts, except from a total that is only known to be huge.
-func available(total, assigned int64) int64 {
-	if total == math.MaxInt64 {
-		return total
-	}
-	return max(0, total-assigned)
 }

@@ -59,8 +59,10 @@ func TestRestartGivesTheSame(t *testing.T) {
 			e: Warning AllocationFailed: Failed to allocate IP for "default/e": PoolExhausted: no IPv4 address is free in IPAddressPool p
 			pool p: assigned 4+0, available 0+0
 			# make a hole
+			pool p: assigned 3+0, available 1+0
 			e: Normal IPAllocated: Assigned IP ["192.0.2.1"]
 			e: status 192.0.2.1 p
+			pool p: assigned 4+0, available 0+0
 		`)
 		w.start()
 		w.check(`
@@ -107,8 +109,10 @@ func TestFreedAddressGoesToOneThatWaits(t *testing.T) {
 			c: Warning AllocationFailed: Failed to allocate IP for "default/c": PoolExhausted: no IPv4 address is free in IPAddressPool p
 			pool p: assigned 1+0, available 0+0
 			# the holder goes
+			pool p: assigned 0+0, available 1+0
 			b: Normal IPAllocated: Assigned IP ["192.0.2.1"]
 			b: status 192.0.2.1 p
+			pool p: assigned 1+0, available 0+0
 		`)
 	})
 }
@@ -187,8 +191,11 @@ func TestLateStatusDoesNotTakeTheAddressBack(t *testing.T) {
 			a: Warning AllocationFailed: Failed to allocate IP for "default/a": AddressNotInPool: 198.51.100.1 is in no IPAddressPool
 			a: status empty
 			a: status empty
+			pool p: assigned 0+0, available 1+0
+			a: status empty
 			b: Normal IPAllocated: Assigned IP ["192.0.2.0"]
 			b: status 192.0.2.0 p
+			pool p: assigned 1+0, available 0+0
 			# a changes again, its old status in it
 			a: status empty
 			# and asks for what it had
@@ -221,8 +228,10 @@ func TestRecreatedServiceIsAnother(t *testing.T) {
 			pool p: assigned 1+0, available 0+0
 			# the holder is created again and wants what nobody has
 			a: Warning AllocationFailed: Failed to allocate IP for "default/a": AddressNotInPool: 198.51.100.1 is in no IPAddressPool
+			pool p: assigned 0+0, available 1+0
 			b: Normal IPAllocated: Assigned IP ["192.0.2.0"]
 			b: status 192.0.2.0 p
+			pool p: assigned 1+0, available 0+0
 			# and again
 			a: Warning AllocationFailed: Failed to allocate IP for "default/a": AddressNotInPool: 198.51.100.1 is in no IPAddressPool
 		`)
@@ -361,7 +370,7 @@ func TestSecondFamilyComesLater(t *testing.T) {
 			# start
 			configuration in force
 			a: Normal IPAllocated: Assigned IP ["192.0.2.0"]
-			a: Normal AdditionalAssignFailed: PoolExhausted: no IPAddressPool has addresses of both families; it has only one of two
+			a: Normal AdditionalAssignFailed: PoolExhausted: IPAddressPool "p" has no IPv6 address for a second one
 			a: status 192.0.2.0 p
 			pool p: assigned 1+0, available 0+0
 			# the pool gets IPv6
@@ -425,8 +434,10 @@ func TestServiceThatIsNotOursAnyMoreLosesTheMark(t *testing.T) {
 			pool p: assigned 1+0, available 0+0
 			# of another type now
 			a: mark removed
+			pool p: assigned 0+0, available 1+0
 			b: Normal IPAllocated: Assigned IP ["192.0.2.0"]
 			b: status 192.0.2.0 p
+			pool p: assigned 1+0, available 0+0
 		`)
 	})
 }

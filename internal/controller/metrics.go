@@ -1,13 +1,25 @@
 package controller
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/barelb/barelb/internal/core/ipam"
+)
+
+// Usage shows the use of the pools as MetalLB's allocator metrics, while this
+// controller is at work.
+type Usage struct{ last atomic.Pointer[[]ipam.Usage] }
+
+func (u *Usage) set(now []ipam.Usage) { u.last.Store(&now) }
 
 // Describe sends nothing: which pools there are is known only when asked.
-func (c *Controller) Describe(chan<- *prometheus.Desc) {}
+func (u *Usage) Describe(chan<- *prometheus.Desc) {}
 
 // Collect sends MetalLB's allocator metrics, as of the last pass.
-func (c *Controller) Collect(ch chan<- prometheus.Metric) {
-	usage := c.usage.Load()
+func (u *Usage) Collect(ch chan<- prometheus.Metric) {
+	usage := u.last.Load()
 	if usage == nil {
 		return
 	}

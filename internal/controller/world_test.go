@@ -18,6 +18,7 @@ import (
 
 	"github.com/barelb/barelb/internal/controller"
 	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/ipam"
 	"github.com/barelb/barelb/internal/core/lb"
 	"github.com/barelb/barelb/internal/kube"
 )
@@ -37,6 +38,10 @@ type world struct {
 	services map[lb.Key]*lb.Service
 	pools    map[string]config.IPAddressPool
 	delta    kube.Delta
+	claims   map[netip.Addr][]lb.Holder
+	onWire   []lb.WireConflict
+	opts     controller.Options
+	usage    *controller.Usage
 	age      int // of the world: each pool is younger than those before
 	uid      int
 	lag      bool // what is written is not seen
@@ -51,8 +56,12 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	return &world{
 		t: t, changed: make(chan struct{}, 1), services: map[lb.Key]*lb.Service{}, pools: map[string]config.IPAddressPool{},
-		delta: kube.Delta{Services: map[lb.Key]*lb.Service{}},
+		delta: newDelta(), claims: map[netip.Addr][]lb.Holder{}, usage: &controller.Usage{},
 	}
+}
+
+func newDelta() kube.Delta {
+	return kube.Delta{Services: map[lb.Key]*lb.Service{}, Claims: map[netip.Addr][]lb.Holder{}}
 }
 
 // start starts a controller, or another one in the place of the first, that finds
@@ -65,14 +74,11 @@ func (w *world) start() {
 	}
 	w.ready, w.done = make(chan struct{}), make(chan struct{})
 	w.counters, w.problems = nil, nil
-	w.touchObjects()
-	for key := range w.services {
-		w.touch(key)
-	}
 	var ctx context.Context
 	ctx, w.stop = context.WithCancel(w.t.Context())
 	w.under = controller.New(controller.Deps{
-		Log: slog.New(slog.DiscardHandler), Feed: w, Status: statusWriter{w}, State: stateWriter{w}, Events: w, Metrics: w,
+		Log: slog.New(slog.DiscardHandler), Options: w.opts, Feed: w, Status: statusWriter{w}, State: stateWriter{w}, Events: w, Metrics: w,
+		Usage: w.usage,
 	})
 	w.say("# start")
 	go func() {
@@ -127,6 +133,10 @@ func (w *world) check(want string) {
 func (w *world) say(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.sayLocked(format, args...)
+}
+
+func (w *world) sayLocked(format string, args ...any) {
 	w.lines = append(w.lines, fmt.Sprintf(format, args...))
 }
 
@@ -226,8 +236,32 @@ func (w *world) Drain() kube.Delta {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d := w.delta
-	w.delta = kube.Delta{Services: map[lb.Key]*lb.Service{}}
+	w.delta = newDelta()
 	return d
+}
+
+// Rewind makes everything news.
+func (w *world) Rewind() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.touchObjects()
+	for key := range w.services {
+		w.touch(key)
+	}
+	for a := range w.claims {
+		w.delta.Claims[a] = w.claims[a]
+	}
+	w.delta.Conflicts = slices.Clone(w.onWire)
+}
+
+// claim sets who has claimed an address.
+func (w *world) claim(a netip.Addr, holders ...lb.Holder) {
+	if len(holders) == 0 {
+		delete(w.claims, a)
+	} else {
+		w.claims[a] = holders
+	}
+	w.delta.Claims[a] = holders
 }
 
 // ServiceEvent prints an Event.
@@ -256,29 +290,64 @@ func (w *world) Config(stale bool) {
 
 type statusWriter struct{ w *world }
 
-// Set writes a status as the real writer does, and lets the controller see it.
-func (s statusWriter) Set(k lb.Key, want kube.ServiceStatus) {
+// Set writes claims and status as the real writer does, and lets the controller see
+// it.
+func (s statusWriter) Set(k lb.Key, want kube.ServiceStatus, urgent bool) {
 	w := s.w
 	svc := w.services[k]
 	switch {
 	case svc == nil && want.UID == "":
 		w.say("%s: mark removed", k.Name)
 		return
-	case svc == nil, svc.UID != want.UID, slices.Equal(svc.Addrs, want.Addrs) && svc.Pool == want.Pool:
+	case svc == nil, svc.UID != want.UID:
 		return
 	}
-	if len(want.Addrs) == 0 {
-		w.say("%s: status empty", k.Name)
-	} else {
-		w.say("%s: status %s %s", k.Name, strings.Trim(fmt.Sprint(want.Addrs), "[]"), want.Pool)
-	}
-	if w.lag {
-		return
-	}
-	svc.Addrs, svc.Pool = want.Addrs, want.Pool
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, a := range want.Addrs {
+		have := slices.DeleteFunc(slices.Clone(w.claims[a]), func(h lb.Holder) bool { return h.Key == k })
+		for _, h := range have {
+			if ipam.Clash(a, h, want.Holder) != nil {
+				w.sayLocked("%s: claim refused, %s has %s", k.Name, h.Key.Name, a)
+				w.delta.Claims[a] = w.claims[a]
+				w.news()
+				return
+			}
+		}
+		if !w.lag {
+			w.claim(a, append(have, want.Holder)...)
+		}
+	}
+	cond := want.Conditions[0]
+	told := cond.Reason + ": " + cond.Message
+	same := slices.Equal(svc.Addrs, want.Addrs) && svc.Pool == want.Pool
+	if !same {
+		if len(want.Addrs) == 0 {
+			w.sayLocked("%s: status empty", k.Name)
+		} else {
+			w.sayLocked("%s: status %s %s", k.Name, strings.Trim(fmt.Sprint(want.Addrs), "[]"), want.Pool)
+		}
+		if !urgent && !w.lag {
+			w.t.Errorf("%s: an address is not urgent", k)
+		}
+	}
+	if w.lag || same && svc.Told == told {
+		return
+	}
+	now := *svc
+	now.Addrs, now.Pool, now.Told, now.ToldNo = want.Addrs, want.Pool, told, !cond.True
+	w.services[k] = &now
 	w.touch(k)
-	w.mu.Unlock()
+	w.news()
+}
+
+// Release drops a claim as the real writer does.
+func (s statusWriter) Release(k lb.Key, uid string, a netip.Addr) {
+	w := s.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	left := slices.DeleteFunc(slices.Clone(w.claims[a]), func(h lb.Holder) bool { return h.UID == uid })
+	w.claim(a, left...)
 	w.news()
 }
 
@@ -288,7 +357,15 @@ type stateWriter struct{ w *world }
 func (s stateWriter) Set(now kube.State) {
 	w := s.w
 	for _, name := range slices.Sorted(maps.Keys(now.Pools)) {
-		if p := now.Pools[name]; p != w.counters[name] {
+		p, old := now.Pools[name], w.counters[name]
+		if p.OnWire != old.OnWire {
+			w.say("pool %s: on the wire: %s", name, strings.ReplaceAll(p.OnWire, "\n", " / "))
+		}
+		if p.HeldBack != old.HeldBack || p.Keep != old.Keep {
+			w.say("pool %s: keep %t: %s", name, p.Keep, p.HeldBack)
+		}
+		p.OnWire, p.HeldBack, p.Keep, old.OnWire, old.HeldBack, old.Keep = "", "", false, "", "", false
+		if p != old {
 			w.say("pool %s: assigned %d+%d, available %d+%d", name, p.Assigned4, p.Assigned6, p.Available4, p.Available6)
 		}
 	}
@@ -304,7 +381,7 @@ func (s stateWriter) Set(now kube.State) {
 func (w *world) metrics() string {
 	w.t.Helper()
 	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(w.under)
+	reg.MustRegister(w.usage)
 	families, err := reg.Gather()
 	if err != nil {
 		w.t.Fatal(err)

@@ -38,11 +38,12 @@ import (
 	"github.com/barelb/barelb/api/v1beta2"
 )
 
-// The limits of our own requests. The API server's priority and fairness protects
-// it better than a slow client does.
+// The limits of Events, which must not be in the way of anything. All other
+// requests have none: how many are made at once is bounded where they are made, and
+// the API server's priority and fairness protects it better than a slow client does.
 const (
-	clientQPS   = 500
-	clientBurst = 1000
+	eventQPS   = 50
+	eventBurst = 200
 )
 
 // stopTime is how long Run waits for its watches to end.
@@ -87,7 +88,7 @@ func Connect(opts Options) (*Cluster, error) {
 }
 
 func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
-	cfg.QPS, cfg.Burst = clientQPS, clientBurst
+	cfg.QPS = -1 // no limit
 	cfg.UserAgent = "barelb/" + opts.Component
 
 	scheme := runtime.NewScheme()

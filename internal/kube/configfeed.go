@@ -47,7 +47,8 @@ func newConfigFeed(c *Cluster, publish func(*config.Objects)) *configFeed {
 func (f *configFeed) onUpdate(was, is any) {
 	a, ok := was.(client.Object)
 	b, ok2 := is.(client.Object)
-	if ok && ok2 && a.GetUID() == b.GetUID() && a.GetGeneration() == b.GetGeneration() && maps.Equal(a.GetLabels(), b.GetLabels()) {
+	if ok && ok2 && a.GetUID() == b.GetUID() && a.GetGeneration() == b.GetGeneration() && maps.Equal(a.GetLabels(), b.GetLabels()) &&
+		a.GetAnnotations()[v1beta1.AnnotationIgnoreOnWire] == b.GetAnnotations()[v1beta1.AnnotationIgnoreOnWire] {
 		return
 	}
 	f.onObject(is, false)

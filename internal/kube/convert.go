@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/barelb/barelb/api/v1beta1"
@@ -30,6 +31,10 @@ const (
 
 	// AnnotationFromPool is written by the controller: the pool of the addresses.
 	AnnotationFromPool = prefix + "ip-allocated-from-pool"
+
+	// annotationReleased is written by the controller when an address was claimed
+	// for a Service but never given to it.
+	annotationReleased = "barelb.io/address-released"
 
 	labelExclude = "node.kubernetes.io/exclude-from-external-load-balancers"
 )
@@ -81,6 +86,9 @@ func convertService(o *corev1.Service, class string, namespaceLabels map[string]
 	svc.RequestField = requestField(o)
 	svc.Requested, svc.RequestErr = requestedAddrs(o, svc.RequestField)
 	svc.Pool = o.Annotations[AnnotationFromPool]
+	if c := meta.FindStatusCondition(o.Status.Conditions, ConditionAllocated); c != nil {
+		svc.Told, svc.ToldNo = c.Reason+": "+c.Message, c.Status == metav1.ConditionFalse
+	}
 	for _, in := range o.Status.LoadBalancer.Ingress {
 		if a, err := netip.ParseAddr(in.IP); err == nil {
 			svc.Addrs = append(svc.Addrs, a.Unmap())
@@ -203,7 +211,8 @@ func convertSelector(in metav1.LabelSelector) lb.Selector {
 func convertPool(o *v1beta1.IPAddressPool) config.IPAddressPool {
 	p := config.IPAddressPool{
 		Meta: convertMeta(o), Addresses: o.Spec.Addresses, AvoidBuggyIPs: o.Spec.AvoidBuggyIPs,
-		AutoAssign: o.Spec.AutoAssign == nil || *o.Spec.AutoAssign,
+		AutoAssign: o.Spec.AutoAssign == nil || *o.Spec.AutoAssign, Terminating: o.DeletionTimestamp != nil,
+		IgnoreOnWire: o.Annotations[v1beta1.AnnotationIgnoreOnWire],
 	}
 	if a := o.Spec.ServiceAllocation; a != nil {
 		p.Allocation = &config.ServiceAllocation{

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/barelb/barelb/api/v1beta1"
@@ -23,6 +24,7 @@ const (
 	EventRequestInvalid = "LoadBalancerFailed"
 	EventNoClusterIPs   = "not enough clusterips"
 	EventDeprecated     = "deprecatedAnnotation"
+	EventEditHeldBack   = "PoolEditHeldBack" // ours: it keeps what its pool would not give it any more
 	EventNodeAssigned   = "nodeAssigned"
 	EventAnnounceFailed = "announceFailed"
 )
@@ -35,7 +37,9 @@ const (
 )
 
 func (c *Cluster) startEvents() {
-	set, err := typedcorev1.NewForConfig(c.rest)
+	cfg := rest.CopyConfig(c.rest)
+	cfg.QPS, cfg.Burst = eventQPS, eventBurst
+	set, err := typedcorev1.NewForConfig(cfg)
 	if err != nil {
 		c.opts.Log.Warn("events are not recorded", "err", err)
 		return

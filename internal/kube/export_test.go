@@ -15,5 +15,5 @@ func (f *Feed) Hurry(refresh, awaited, patience time.Duration) {
 func (w *Writer) Pending() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.want)
+	return len(w.want) + len(w.release)
 }

@@ -140,9 +140,12 @@ func TestStatusOfConfigurationIsNoNews(t *testing.T) {
 	}{
 		"status":     {func(o *v1beta1.IPAddressPool) { o.Status.AssignedIPv4, o.ResourceVersion = 7, "8" }, false},
 		"annotation": {func(o *v1beta1.IPAddressPool) { o.Annotations = map[string]string{"x": "y"} }, false},
-		"spec":       {func(o *v1beta1.IPAddressPool) { o.Generation = 2 }, true},
-		"label":      {func(o *v1beta1.IPAddressPool) { o.Labels = nil }, true},
-		"recreated":  {func(o *v1beta1.IPAddressPool) { o.UID = "v" }, true},
+		"override": {func(o *v1beta1.IPAddressPool) {
+			o.Annotations = map[string]string{v1beta1.AnnotationIgnoreOnWire: "all"}
+		}, true},
+		"spec":      {func(o *v1beta1.IPAddressPool) { o.Generation = 2 }, true},
+		"label":     {func(o *v1beta1.IPAddressPool) { o.Labels = nil }, true},
+		"recreated": {func(o *v1beta1.IPAddressPool) { o.UID = "v" }, true},
 	} {
 		is := was.DeepCopy()
 		c.change(is)

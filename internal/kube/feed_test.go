@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -190,11 +189,11 @@ func TestServiceOfAnotherTypeIsAnOrphan(t *testing.T) {
 	l := newLab(t)
 	a := l.loadBalancer("a")
 	l.create(a)
-	c := l.connect(kube.Options{})
-	w := c.Writer()
+	c := l.connect(kube.Options{Claims: true})
 	v := l.watch(c)
+	w := c.Writer(v.feed)
 	l.run(w.Run)
-	w.Set(l.key("a"), kube.ServiceStatus{UID: string(a.UID), Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Pool: "p"})
+	w.Set(l.key("a"), wish(a, "p", "192.0.2.1"), true)
 	v.until(func() string { return cmp.Diff("p", v.last.Services[l.key("a")].Pool) })
 	l.refresh(a)
 	edit(l, a, func(o *corev1.Service) { o.Spec.Type = corev1.ServiceTypeClusterIP })
@@ -204,7 +203,7 @@ func TestServiceOfAnotherTypeIsAnOrphan(t *testing.T) {
 		}
 		return ""
 	})
-	w.Set(l.key("a"), kube.ServiceStatus{})
+	w.Set(l.key("a"), kube.ServiceStatus{}, true)
 	l.eventually(func() string {
 		l.refresh(a)
 		if len(a.Annotations) > 0 || len(a.Status.LoadBalancer.Ingress) > 0 {

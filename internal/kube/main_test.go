@@ -31,6 +31,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
+	"github.com/barelb/barelb/api/barelb/v1alpha1"
 	"github.com/barelb/barelb/api/v1beta1"
 	"github.com/barelb/barelb/api/v1beta2"
 	"github.com/barelb/barelb/internal/core/lb"
@@ -129,7 +130,7 @@ func install() error {
 //nolint:ireturn // the library gives no other
 func newClient() (client.WithWatch, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1beta1.AddToScheme, v1beta2.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme, v1beta1.AddToScheme, v1beta2.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -168,6 +169,11 @@ func newLab(t *testing.T) *lab {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{"team": "red"}}}
 	l.create(ns)
 	l.namespace = ns.Name
+	t.Cleanup(func() { // the claims are in one namespace for all tests
+		if err := c.DeleteAllOf(context.WithoutCancel(t.Context()), &v1alpha1.AddressClaim{}, client.InNamespace(system)); err != nil {
+			t.Errorf("delete claims: %v", err)
+		}
+	})
 	return l
 }
 

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/barelb/barelb/api/v1beta1"
 	"github.com/barelb/barelb/internal/core/config"
@@ -39,6 +40,11 @@ type State struct {
 // PoolState is what is said of one pool.
 type PoolState struct {
 	Assigned4, Assigned6, Available4, Available6 int64
+	// OnWire says which of its addresses others on the wire use, and HeldBack which
+	// Services stand in the way of an edit; "" if there is nothing to say.
+	OnWire, HeldBack string
+	// Keep has the API server keep the pool, also if it is deleted.
+	Keep bool
 }
 
 // StateWriter publishes a component's State: its ConfigurationState, and for the
@@ -113,11 +119,13 @@ func (w *StateWriter) watch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		reg, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 			UpdateFunc: func(_, obj any) { signal(obj) }, DeleteFunc: signal,
-		}); err != nil {
+		})
+		if err != nil {
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}
+		context.AfterFunc(ctx, func() { _ = inf.RemoveEventHandler(reg) })
 	}
 	return nil
 }
@@ -182,14 +190,48 @@ func (w *StateWriter) writePool(ctx context.Context, name string, s PoolState, p
 	if err := w.c.cache.Get(ctx, client.ObjectKey{Namespace: w.c.opts.Namespace, Name: name}, &o); err != nil {
 		return client.IgnoreNotFound(err)
 	}
+	if err := w.keepPool(ctx, &o, s.Keep); err != nil || o.DeletionTimestamp != nil && !s.Keep {
+		return err
+	}
 	before := o.DeepCopy()
 	o.Status.AssignedIPv4, o.Status.AssignedIPv6 = s.Assigned4, s.Assigned6
 	o.Status.AvailableIPv4, o.Status.AvailableIPv6 = s.Available4, s.Available6
 	meta.SetStatusCondition(&o.Status.Conditions, accepted(config.KindIPAddressPool, name, o.Generation, problems))
+	remark(&o, v1beta1.ConditionAddressesInUseOnWire, s.OnWire, "nobody else on the wire uses addresses of this pool")
+	remark(&o, v1beta1.ConditionEditHeldBack, s.HeldBack, "no Service stands in the way")
 	if reflect.DeepEqual(before.Status, o.Status) {
 		return nil
 	}
 	return w.c.client.Status().Update(ctx, &o)
+}
+
+// keepPool has the API server keep the pool even if it is deleted, or not any more.
+func (w *StateWriter) keepPool(ctx context.Context, o *v1beta1.IPAddressPool, keep bool) error { //nolint:revive // that is it
+	before := o.DeepCopy()
+	changed := false
+	if keep && o.DeletionTimestamp == nil { // a finalizer cannot be added later
+		changed = controllerutil.AddFinalizer(o, v1beta1.FinalizerInUse)
+	} else if !keep {
+		changed = controllerutil.RemoveFinalizer(o, v1beta1.FinalizerInUse)
+	}
+	if !changed {
+		return nil
+	}
+	err := w.c.client.Patch(ctx, o, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	return client.IgnoreNotFound(err)
+}
+
+// remark sets a condition that is True if there is something to say. One that never
+// was is not made to say that there is nothing.
+func remark(o *v1beta1.IPAddressPool, kind, text, nothing string) {
+	c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, ObservedGeneration: o.Generation, Reason: kind, Message: shorten(text)}
+	if text == "" {
+		if meta.FindStatusCondition(o.Status.Conditions, kind) == nil {
+			return
+		}
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "None", nothing
+	}
+	meta.SetStatusCondition(&o.Status.Conditions, c)
 }
 
 // accepted is the condition that says whether an object is in force.

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,55 +10,117 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 
 	"github.com/barelb/barelb/internal/core/lb"
 )
 
 const (
-	statusWriters = 16 // status writes under way at once
+	statusWriters = 16 // Services that are written at once
 	firstRetry    = 10 * time.Millisecond
 	lastRetry     = 30 * time.Second
 
 	conflictTries = 5 // against others who write the same Service
 	conflictRetry = 100 * time.Millisecond
+
+	// priorityBehind is that of what can wait: claims for what Services hold
+	// already, and conditions.
+	priorityBehind = -100
 )
 
-// ServiceStatus is what a Service's status and annotation shall say.
+// ServiceStatus is what a Service's status and annotation shall say, and what its
+// claims shall say of it.
 type ServiceStatus struct {
-	// UID is that of the Service that is meant; one recreated since is another. ""
-	// means whichever is there, if it is not of type LoadBalancer any more.
-	UID   string
+	// Holder is the Service, as others who would share its addresses see it. Its UID
+	// is that of the Service that is meant: one recreated since is another. "" means
+	// whichever is there, if it is not of type LoadBalancer any more.
+	lb.Holder
 	Addrs []netip.Addr
 	Pool  string
+	// Conditions are those that are to be there; others stay as they are.
+	Conditions []Condition
 }
 
-// Writer writes the status of Services. The newest wish for a Service counts;
-// one that fails is tried again for ever, with growing pauses.
+// Equal reports whether s and o say the same.
+func (s ServiceStatus) Equal(o ServiceStatus) bool {
+	return s.Holder.Equal(o.Holder) && s.Pool == o.Pool && slices.Equal(s.Addrs, o.Addrs) && slices.Equal(s.Conditions, o.Conditions)
+}
+
+// Writer gives Services their addresses: it claims each address for the Service,
+// and then writes it into the Service's status. The newest wish for a Service
+// counts; one that fails is tried again for ever, with growing pauses.
+//
+// The claims are the fence between this writer and one of a controller that does
+// not know yet that it was deposed (docs/adr/0006-address-claims.md). They hold
+// because of the order in which things are written:
+//
+//	giving:  read the Service; see to the claim; write the Service as it was read
+//	taking:  mark the claim released; write the Service; drop the claim
+//
+// One who gives what another takes finds the claim released, or the Service written
+// since it was read.
 type Writer struct {
 	c     *Cluster
-	queue workqueue.TypedRateLimitingInterface[lb.Key]
+	note  func(obj any, gone bool) // takes claims that were read directly
+	queue priorityqueue.PriorityQueue[lb.Key]
 
-	mu   sync.Mutex
-	want map[lb.Key]ServiceStatus
+	mu      sync.Mutex
+	want    map[lb.Key]ServiceStatus
+	release map[lb.Key]map[claimOf]bool
 }
 
-// Writer returns a writer of Services' status. Run it.
-func (c *Cluster) Writer() *Writer {
+// claimOf is the claim of one Service, which may be gone, to one address.
+type claimOf struct {
+	uid  string
+	addr netip.Addr
+}
+
+// job is all that is to be done for the Services of one name.
+type job struct {
+	want    *ServiceStatus
+	release []claimOf
+}
+
+// Writer returns a writer of Services' status. Run it once.
+func (c *Cluster) Writer(f *Feed) *Writer {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[lb.Key](firstRetry, lastRetry)
 	return &Writer{
-		c: c, want: map[lb.Key]ServiceStatus{},
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[lb.Key](firstRetry, lastRetry)),
+		c: c, note: f.onClaim, want: map[lb.Key]ServiceStatus{}, release: map[lb.Key]map[claimOf]bool{},
+		queue: priorityqueue.New("service-status", func(o *priorityqueue.Opts[lb.Key]) { o.RateLimiter = limiter }),
 	}
 }
 
-// Set makes want the wish for a Service. It does not block.
-func (w *Writer) Set(key lb.Key, want ServiceStatus) {
+// Set makes want the wish for a Service. It does not block. What is not urgent may
+// wait for what is.
+func (w *Writer) Set(key lb.Key, want ServiceStatus, urgent bool) { //nolint:revive // it is what it says
 	w.mu.Lock()
 	w.want[key] = want
 	w.mu.Unlock()
-	w.queue.Add(key)
+	w.add(key, urgent)
+}
+
+// Release sees to it that the Service, which may be gone, has no claim to addr,
+// unless it is the wish that it has. It does not block.
+func (w *Writer) Release(key lb.Key, uid string, addr netip.Addr) {
+	w.mu.Lock()
+	if w.release[key] == nil {
+		w.release[key] = map[claimOf]bool{}
+	}
+	w.release[key][claimOf{uid, addr}] = true
+	w.mu.Unlock()
+	w.add(key, true)
+}
+
+func (w *Writer) add(key lb.Key, urgent bool) { //nolint:revive // it is what it says
+	priority := priorityBehind
+	if urgent {
+		priority = 0
+	}
+	w.queue.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, key)
 }
 
 // Run writes until ctx ends.
@@ -74,65 +137,156 @@ func (w *Writer) Run(ctx context.Context) error {
 
 func (w *Writer) work(ctx context.Context) {
 	for {
-		key, stop := w.queue.Get()
+		key, priority, stop := w.queue.GetWithPriority()
 		if stop {
 			return
 		}
-		w.mu.Lock()
-		want, ok := w.want[key]
-		w.mu.Unlock()
-		err := error(nil)
-		if ok {
-			err = w.write(ctx, key, want)
-		}
+		j := w.job(key)
+		err := w.do(ctx, key, j)
+		var taken *takenError
 		switch {
 		case err == nil:
 			w.queue.Forget(key)
-			w.forget(key, want)
+			w.forget(key, j)
 		case ctx.Err() != nil:
 		case apierrors.IsConflict(err): // somebody writes it all the time
-			w.queue.AddAfter(key, conflictRetry)
+			w.queue.AddWithOpts(priorityqueue.AddOpts{After: conflictRetry, Priority: &priority}, key)
 		default:
-			w.c.opts.Log.Warn("write service status", "service", key.String(), "err", err)
-			w.queue.AddRateLimited(key)
+			if !errors.As(err, &taken) && !errors.Is(err, errNotYet) {
+				w.c.opts.Log.Warn("write service status", "service", key.String(), "err", err)
+			}
+			w.queue.AddWithOpts(priorityqueue.AddOpts{RateLimited: true, Priority: &priority}, key)
 		}
 		w.queue.Done(key)
 	}
 }
 
-// forget drops a wish that came true, unless there is a newer one.
-func (w *Writer) forget(key lb.Key, done ServiceStatus) {
+func (w *Writer) job(key lb.Key) job {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if now := w.want[key]; now.UID == done.UID && now.Pool == done.Pool && slices.Equal(now.Addrs, done.Addrs) {
+	var j job
+	if want, ok := w.want[key]; ok {
+		j.want = &want
+	}
+	for r := range w.release[key] {
+		j.release = append(j.release, r)
+	}
+	slices.SortFunc(j.release, func(a, b claimOf) int { return a.addr.Compare(b.addr) })
+	return j
+}
+
+// forget drops what came true, unless there is a newer wish.
+func (w *Writer) forget(key lb.Key, j job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j.want != nil && j.want.Equal(w.want[key]) {
 		delete(w.want, key)
+	}
+	for _, r := range j.release {
+		delete(w.release[key], r)
+	}
+	if len(w.release[key]) == 0 {
+		delete(w.release, key)
 	}
 }
 
-// write makes a wish come true, from the Service as we know it. If somebody else
-// was faster, it reads what is there now.
-func (w *Writer) write(ctx context.Context, key lb.Key, want ServiceStatus) error {
-	err := w.writeTo(ctx, w.c.cache, key, want)
+// do does a job, beginning from the Service as we know it. If somebody else was
+// faster, or the Service is to be gone, it reads what is there now.
+func (w *Writer) do(ctx context.Context, key lb.Key, j job) error {
+	var o corev1.Service
+	err := w.c.cache.Get(ctx, client.ObjectKey(key), &o)
+	fresh := slices.ContainsFunc(j.release, func(r claimOf) bool { return err != nil || r.uid != string(o.UID) })
+	if fresh {
+		o = corev1.Service{}
+		err = w.c.client.Get(ctx, client.ObjectKey(key), &o)
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		o.UID = ""
+	case err != nil:
+		return fmt.Errorf("read service: %w", err)
+	}
+	var living []claimOf
+	for _, r := range j.release {
+		switch {
+		case o.UID == "" || r.uid != string(o.UID):
+			if err := w.dropClaim(ctx, r, false); err != nil {
+				return err
+			}
+		case j.want == nil || j.want.UID != r.uid || !slices.Contains(j.want.Addrs, r.addr):
+			living = append(living, r)
+		}
+	}
+	if o.UID == "" {
+		return nil
+	}
+	if j.want == nil && len(living) == 0 {
+		return nil
+	}
+	return w.writeService(ctx, &o, j.want, living)
+}
+
+// writeService makes a wish come true, if there is one, and takes from the Service
+// what it shall hold no longer. o is the Service, which may be read again.
+func (w *Writer) writeService(ctx context.Context, o *corev1.Service, want *ServiceStatus, take []claimOf) error {
+	for _, r := range take {
+		if err := w.markReleased(ctx, r); err != nil {
+			return err
+		}
+	}
+	uid, said := o.UID, o.Status.LoadBalancer
+	err := w.writeStatus(ctx, o, want, take, w.c.cache)
 	for range conflictTries {
 		if !apierrors.IsConflict(err) {
 			break
 		}
-		err = w.writeTo(ctx, w.c.client, key, want)
+		key := client.ObjectKeyFromObject(o)
+		*o = corev1.Service{}
+		if err := w.c.client.Get(ctx, key, o); err != nil {
+			if apierrors.IsNotFound(err) {
+				return errNotYet // the news is on its way to us
+			}
+			return fmt.Errorf("read service: %w", err)
+		}
+		if o.UID != uid || !apiequality.Semantic.DeepEqual(o.Status.LoadBalancer, said) { // our reader shall judge it
+			return errNotYet
+		}
+		err = w.writeStatus(ctx, o, want, take, w.c.client)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	for _, r := range take {
+		if err := w.dropClaim(ctx, r, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (w *Writer) writeTo(ctx context.Context, from client.Reader, key lb.Key, want ServiceStatus) error {
-	var o corev1.Service
-	if err := from.Get(ctx, client.ObjectKey(key), &o); apierrors.IsNotFound(err) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("read service: %w", err)
+// writeStatus writes the Service as it was read. claims is where the claims are
+// looked up: as up to date as the Service.
+func (w *Writer) writeStatus(ctx context.Context, o *corev1.Service, want *ServiceStatus, take []claimOf, claims client.Reader) error {
+	changed := false
+	if want != nil && w.concerns(o, *want) {
+		for _, a := range want.Addrs {
+			if err := w.claim(ctx, a, want.Holder, claims); err != nil {
+				return err
+			}
+		}
+		changed = setStatus(o, *want)
 	}
-	if !w.concerns(&o, want) || !setStatus(&o, want) {
+	if !changed && len(take) > 0 {
+		if says(o, take) { // whoever wrote that: our reader will see it, and wish something
+			return errNotYet
+		}
+		touch(o, take)
+		changed = true
+	}
+	if !changed {
 		return nil
 	}
-	if err := w.c.client.Status().Update(ctx, &o); err != nil {
+	if err := w.c.client.Status().Update(ctx, o); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("update status: %w", err))
 	}
 	return nil
@@ -147,16 +301,34 @@ func (w *Writer) concerns(o *corev1.Service, want ServiceStatus) bool {
 	return string(o.UID) == want.UID && ours(o, w.c.opts.LoadBalancerClass)
 }
 
+// says reports whether the status of o says one of the addresses.
+func says(o *corev1.Service, claims []claimOf) bool {
+	return slices.ContainsFunc(o.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+		a, err := netip.ParseAddr(in.IP)
+		return err == nil && slices.ContainsFunc(claims, func(r claimOf) bool { return r.addr == a.Unmap() })
+	})
+}
+
+// touch changes a Service, so that nobody can write it as it was before.
+func touch(o *corev1.Service, take []claimOf) {
+	if o.Annotations == nil {
+		o.Annotations = map[string]string{}
+	}
+	o.Annotations[annotationReleased] = take[0].addr.String() + " at " + o.ResourceVersion
+}
+
 // setStatus changes o to say what is wanted, and reports whether it did not yet.
 func setStatus(o *corev1.Service, want ServiceStatus) bool {
+	changed := setConditions(o, want)
 	in := o.Status.LoadBalancer.Ingress
 	same := len(in) == len(want.Addrs) && o.Annotations[AnnotationFromPool] == want.Pool
 	for i := range in {
 		same = same && in[i].IP == want.Addrs[i].String() && in[i].Hostname == ""
 	}
 	if same {
-		return false
+		return changed
 	}
+	delete(o.Annotations, annotationReleased)
 	o.Status.LoadBalancer = corev1.LoadBalancerStatus{}
 	for _, a := range want.Addrs {
 		o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String()})

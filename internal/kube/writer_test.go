@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/barelb/barelb/internal/core/lb"
 	"github.com/barelb/barelb/internal/kube"
 )
 
@@ -32,15 +33,15 @@ func (l *lab) writer(change ...func(*kube.Options)) *kube.Writer {
 	for _, f := range change {
 		f(&opts)
 	}
+	opts.Claims = true
 	c := l.connect(opts)
-	l.watch(c)
-	w := c.Writer()
+	w := c.Writer(l.watch(c).feed)
 	l.run(w.Run)
 	return w
 }
 
 func wish(o *corev1.Service, pool string, addrs ...string) kube.ServiceStatus {
-	s := kube.ServiceStatus{UID: string(o.UID), Pool: pool}
+	s := kube.ServiceStatus{Holder: lb.Holder{Key: lb.Key{Namespace: o.Namespace, Name: o.Name}, UID: string(o.UID)}, Pool: pool}
 	for _, a := range addrs {
 		s.Addrs = append(s.Addrs, netip.MustParseAddr(a))
 	}
@@ -97,9 +98,9 @@ func TestStatusAndAnnotationAreOneWrite(t *testing.T) {
 		{wish(a, "q", "2001:db8::1", "192.0.2.1"), "2001:db8::1 192.0.2.1 q"},
 		{wish(a, ""), ""},
 	} {
-		w.Set(l.key("a"), c.want)
+		w.Set(l.key("a"), c.want, true)
 		next(c.says)
-		w.Set(l.key("a"), c.want) // again: nothing to write
+		w.Set(l.key("a"), c.want, true) // again: nothing to write
 		l.settled(w)
 	}
 }
@@ -123,7 +124,7 @@ func TestConflictsAreTriedAgain(t *testing.T) {
 		}
 	})
 	for i := range 40 {
-		w.Set(l.key("a"), wish(a, "p", fmt.Sprintf("192.0.2.%d", i)))
+		w.Set(l.key("a"), wish(a, "p", fmt.Sprintf("192.0.2.%d", i)), true)
 		l.settled(w)
 	}
 	stop()
@@ -153,10 +154,10 @@ func TestWishesForOthersAreDropped(t *testing.T) {
 	l.create(again)
 	w := l.writer()
 	for _, o := range []*corev1.Service{foreign, inner, old} {
-		w.Set(l.key(o.Name), wish(o, "p", "192.0.2.1"))
+		w.Set(l.key(o.Name), wish(o, "p", "192.0.2.1"), false)
 	}
-	w.Set(l.key("gone"), kube.ServiceStatus{UID: "x", Pool: "p"})
-	w.Set(l.key("mine"), kube.ServiceStatus{}) // it is of type LoadBalancer: no orphan
+	w.Set(l.key("gone"), kube.ServiceStatus{Holder: lb.Holder{UID: "x"}, Pool: "p"}, true)
+	w.Set(l.key("mine"), kube.ServiceStatus{}, true) // it is of type LoadBalancer: no orphan
 	l.settled(w)
 	for _, o := range []*corev1.Service{foreign, inner, again, mine} {
 		version := o.ResourceVersion
@@ -164,7 +165,7 @@ func TestWishesForOthersAreDropped(t *testing.T) {
 			t.Errorf("%s was written to: %q", o.Name, says(o))
 		}
 	}
-	w.Set(l.key("again"), wish(again, "p", "192.0.2.2"))
+	w.Set(l.key("again"), wish(again, "p", "192.0.2.2"), true)
 	l.eventually(func() string {
 		l.refresh(again)
 		return cmp.Diff("192.0.2.2 p", says(again))
@@ -177,7 +178,7 @@ func TestServiceDeletedWhileItIsWritten(t *testing.T) {
 	for i := range 20 {
 		o := l.loadBalancer(fmt.Sprintf("s%d", i))
 		l.create(o)
-		w.Set(l.key(o.Name), wish(o, "p", "192.0.2.1"))
+		w.Set(l.key(o.Name), wish(o, "p", "192.0.2.1"), true)
 		if err := l.client.Delete(t.Context(), o); err != nil && !apierrors.IsNotFound(err) {
 			t.Fatal(err)
 		}
@@ -190,13 +191,12 @@ func TestWriterOutlivesTheAPIServer(t *testing.T) {
 	a := l.loadBalancer("a")
 	l.create(a)
 	wire := newLine(t)
-	c := l.connect(kube.Options{}, wire.through)
-	l.watch(c)
-	w := c.Writer()
+	c := l.connect(kube.Options{Claims: true}, wire.through)
+	w := c.Writer(l.watch(c).feed)
 	l.run(w.Run)
 	wire.set(true)
-	w.Set(l.key("a"), wish(a, "p", "192.0.2.1"))
-	w.Set(l.key("a"), wish(a, "p", "192.0.2.2"))
+	w.Set(l.key("a"), wish(a, "p", "192.0.2.1"), true)
+	w.Set(l.key("a"), wish(a, "p", "192.0.2.2"), true)
 	if w.Pending() != 1 {
 		t.Errorf("%d wishes pending, want the newest", w.Pending())
 	}

@@ -52,6 +52,10 @@ type IPAddressPool struct {
 	AutoAssign    bool
 	AvoidBuggyIPs bool
 	Allocation    *ServiceAllocation
+	Terminating   bool // it has a deletion timestamp
+	// IgnoreOnWire is the annotation of that name: addresses separated by commas, or
+	// "all".
+	IgnoreOnWire string
 }
 
 // ServiceAllocation says which Services a pool is for.

@@ -18,8 +18,39 @@ type Pool struct {
 	AutoAssign    bool
 	AvoidBuggyIPs bool
 	Allocation    *ServiceAllocation // nil: for every Service
+	Terminating   bool               // it is being deleted: nothing more is given from it
+	IgnoreOnWire  IgnoreOnWire
 
 	entries [][]netip.Prefix // each of spec.addresses as the fewest prefixes
+}
+
+// IgnoreOnWire says which addresses of a pool may be given although somebody on the
+// wire uses them.
+type IgnoreOnWire struct {
+	All   bool
+	Addrs []netip.Addr
+}
+
+// Has reports whether addr may be given.
+func (i IgnoreOnWire) Has(addr netip.Addr) bool { return i.All || slices.Contains(i.Addrs, addr) }
+
+// parseIgnoreOnWire reads the annotation. What makes no sense in it has no effect.
+func parseIgnoreOnWire(text string) (out IgnoreOnWire, ps problems) {
+	for part := range strings.SplitSeq(text, ",") {
+		part = strings.TrimSpace(part)
+		a, err := netip.ParseAddr(part)
+		switch {
+		case part == "":
+		case part == "all":
+			out.All = true
+		case err != nil || a.Zone() != "":
+			ps.add("metadata.annotations[barelb.io/ignore-addresses-in-use-on-wire]", lb.InvalidField,
+				"%q is neither an IP address nor \"all\"; write addresses separated by commas", part)
+		default:
+			out.Addrs = append(out.Addrs, a.Unmap())
+		}
+	}
+	return out, ps
 }
 
 // Range is the addresses from First to Last, both included, of one family.
@@ -74,6 +105,9 @@ func (p *parser) pools(objs []IPAddressPool) {
 // or nil. An edit that reaches into an older pool leaves the last good version.
 func (p *parser) pool(o *IPAddressPool, taken claims) *Pool {
 	now, ps := parsePool(o)
+	ignore, minor := parseIgnoreOnWire(o.IgnoreOnWire)
+	now.IgnoreOnWire = ignore
+	p.report(KindIPAddressPool, o.Name, minor, true)
 	if len(ps) == 0 {
 		ps = taken.clash(now)
 	}
@@ -92,6 +126,7 @@ func parsePool(o *IPAddressPool) (*Pool, problems) {
 	var ps problems
 	pool := &Pool{
 		Name: o.Name, Labels: o.Labels, AutoAssign: o.AutoAssign, AvoidBuggyIPs: o.AvoidBuggyIPs, Allocation: o.Allocation,
+		Terminating: o.Terminating,
 	}
 	if len(o.Addresses) == 0 {
 		ps.add("spec.addresses", lb.InvalidField, "needs at least one CIDR or range")

@@ -294,15 +294,18 @@ func TestHolding(t *testing.T) {
 	a.SharingKey, a.Backend = "k", "app=a"
 	settle(b, a)
 	h := b.Holding(a.Key)
-	if !h.Equal(ipam.Holding{Addrs: addrs("10.0.0.0"), SharingKey: "k", Backend: "app=a", Ports: a.Ports}) {
+	holding := func(list []netip.Addr, key, backend string, ports []lb.Port) ipam.Holding {
+		return ipam.Holding{Holder: lb.Holder{SharingKey: key, Backend: backend, Ports: ports}, Addrs: list}
+	}
+	if !h.Equal(holding(addrs("10.0.0.0"), "k", "app=a", a.Ports)) {
 		t.Errorf("%+v", h)
 	}
 	for _, o := range []ipam.Holding{
 		{},
-		{Addrs: h.Addrs, SharingKey: "j", Backend: h.Backend, Ports: h.Ports},
-		{Addrs: h.Addrs, SharingKey: "k", Ports: h.Ports},
-		{Addrs: h.Addrs, SharingKey: "k", Backend: h.Backend},
-		{SharingKey: "k", Backend: h.Backend, Ports: h.Ports},
+		holding(h.Addrs, "j", h.Backend, h.Ports),
+		holding(h.Addrs, "k", "", h.Ports),
+		holding(h.Addrs, "k", h.Backend, nil),
+		holding(nil, "k", h.Backend, h.Ports),
 	} {
 		if h.Equal(o) {
 			t.Errorf("%+v equals %+v", h, o)

@@ -19,6 +19,8 @@ type Decision struct {
 	Refused *Refusal
 	// Cleared says why addresses that the Service had were taken from it, or nil.
 	Cleared *Refusal
+	// Guarded says why it would have lost them but for [Book.Guard], or nil.
+	Guarded *Refusal
 }
 
 // Refusal is a reason with the words for the user.
@@ -53,12 +55,14 @@ func (b *Book) decide(svc *lb.Service) Decision {
 	}
 	var cleared *Refusal
 	if len(have) > 0 {
-		pool, why := b.keeps(svc, have, fams)
+		pool, guarded, why := b.keeps(svc, have, fams)
 		switch {
 		case why == nil && svc.RequestErr == "":
-			return b.upgrade(svc, have, fams, pool)
+			d := b.upgrade(svc, have, fams, pool)
+			d.Guarded = guarded
+			return d
 		case why == nil: // a typing error must not cost an address
-			return Decision{Addrs: have, Pool: pool, Refused: refuse(lb.InvalidRequest, "%s", svc.RequestErr)}
+			return Decision{Addrs: have, Pool: pool, Refused: refuse(lb.InvalidRequest, "%s", svc.RequestErr), Guarded: guarded}
 		}
 		cleared = why
 	}
@@ -79,27 +83,31 @@ func lacks(svc *lb.Service, fams []lb.Family) *Refusal {
 }
 
 // keeps returns the pool of the addresses that svc has, or why it cannot keep them.
-func (b *Book) keeps(svc *lb.Service, have []netip.Addr, fams []lb.Family) (string, *Refusal) {
+// guarded is what the pools have against it, where they are not heeded.
+func (b *Book) keeps(svc *lb.Service, have []netip.Addr, fams []lb.Family) (name string, guarded, why *Refusal) {
 	oneOfTwo := len(have) == 1 && svc.FamilyPolicy == lb.PreferDualStack && slices.Contains(fams, lb.FamilyOf(have[0]))
 	if why := fits(have, fams); why != nil && !oneOfTwo {
-		return "", why
+		return "", nil, why
 	}
 	if len(svc.Requested) > 0 && !sameSet(svc.Requested, have) {
-		return "", refuse(lb.InvalidRequest, "it asks for %s now", list(svc.Requested))
+		return "", nil, refuse(lb.InvalidRequest, "it asks for %s now", List(svc.Requested))
 	}
-	name, why := b.poolOf(svc, have)
+	name, why = b.poolOf(svc, have)
+	if why != nil && b.guard && sameSet(svc.Addrs, have) {
+		name, guarded, why = svc.Pool, why, nil
+	}
 	if why != nil {
-		return "", why
+		return "", nil, why
 	}
 	if svc.RequestedPool != "" && svc.RequestedPool != name {
-		return "", refuse(lb.PoolNotAllowed, "it asks for pool %q now, and %s is from %q", svc.RequestedPool, list(have), name)
+		return "", nil, refuse(lb.PoolNotAllowed, "it asks for pool %q now, and %s is from %q", svc.RequestedPool, List(have), name)
 	}
 	for _, a := range have {
 		if why := b.conflict(svc, a); why != nil {
-			return "", why
+			return "", nil, why
 		}
 	}
-	return name, nil
+	return name, guarded, nil
 }
 
 // poolOf returns the one pool that all addrs belong to and that allows svc. What
@@ -119,7 +127,7 @@ func (b *Book) poolOf(svc *lb.Service, addrs []netip.Addr) (string, *Refusal) {
 			from = r.pool.Name
 		}
 		if name != "" && name != from {
-			return "", refuse(lb.AddressNotInPool, "%s are not from one IPAddressPool", list(addrs))
+			return "", refuse(lb.AddressNotInPool, "%s are not from one IPAddressPool", List(addrs))
 		}
 		name = from
 	}
@@ -134,17 +142,31 @@ func (b *Book) upgrade(svc *lb.Service, have []netip.Addr, fams []lb.Family, poo
 	if len(fams) < 2 || len(have) > 1 || len(svc.Requested) > 0 || p == nil {
 		return d
 	}
-	want := fams[0]
-	if lb.FamilyOf(have[0]) == want {
-		want = fams[1]
-	}
-	second := p.lowest(b.offers(svc), want)
+	want := other(fams, lb.FamilyOf(have[0]))
+	o := b.offers(svc)
+	second := p.lowest(o, want, false)
 	if !second.IsValid() {
-		d.Refused = refuse(lb.PoolExhausted, "IPAddressPool %q has no %s address for a second one", pool, want)
+		second = p.lowest(o, want, true)
+	}
+	if !second.IsValid() {
+		d.Refused = noSecond(pool, want)
 		return d
 	}
 	d.Addrs = append(slices.Clone(have), second)
 	return d
+}
+
+// noSecond says why a Service that prefers two addresses has one.
+func noSecond(pool string, want lb.Family) *Refusal {
+	return refuse(lb.PoolExhausted, "IPAddressPool %q has no %s address for a second one", pool, want)
+}
+
+// other returns the one of two families that is not f.
+func other(fams []lb.Family, f lb.Family) lb.Family {
+	if fams[0] == f {
+		return fams[1]
+	}
+	return fams[0]
 }
 
 func (b *Book) allocate(svc *lb.Service, fams []lb.Family) Decision {
@@ -158,6 +180,8 @@ func (b *Book) allocate(svc *lb.Service, fams []lb.Family) Decision {
 		switch {
 		case p == nil:
 			return Decision{Refused: refuse(lb.PoolNotFound, "annotation address-pool: there is no IPAddressPool %q in force", svc.RequestedPool)}
+		case p.Terminating:
+			return Decision{Refused: refuse(lb.PoolNotFound, "annotation address-pool: the IPAddressPool %q is being deleted", svc.RequestedPool)}
 		case !p.Allows(svc):
 			return Decision{Refused: refuse(lb.PoolNotAllowed, "annotation address-pool: the serviceAllocation of IPAddressPool %q excludes this Service", p.Name)}
 		}
@@ -176,8 +200,11 @@ func (b *Book) requested(svc *lb.Service, fams []lb.Family) Decision {
 	if why == nil {
 		name, why = b.poolOf(svc, svc.Requested)
 	}
+	if p := b.poolByName(name); why == nil && p != nil && p.Terminating {
+		why = refuse(lb.AddressNotInPool, "%s is from IPAddressPool %q, which is being deleted", List(svc.Requested), name)
+	}
 	if why == nil && svc.RequestedPool != "" && svc.RequestedPool != name {
-		why = refuse(lb.AddressNotInPool, "%s is not from the requested pool %q but from %q", list(svc.Requested), svc.RequestedPool, name)
+		why = refuse(lb.AddressNotInPool, "%s is not from the requested pool %q but from %q", List(svc.Requested), svc.RequestedPool, name)
 	}
 	for _, a := range svc.Requested {
 		if why == nil {
@@ -198,7 +225,7 @@ func (b *Book) requested(svc *lb.Service, fams []lb.Family) Decision {
 func (b *Book) automatic(svc *lb.Service) (own, others []*poolState) {
 	for _, p := range b.pools {
 		switch {
-		case !p.AutoAssign:
+		case !p.AutoAssign || p.Terminating:
 		case p.Allocation == nil:
 			others = append(others, p)
 		case p.Allows(svc):
@@ -213,7 +240,7 @@ func (b *Book) automatic(svc *lb.Service) (own, others []*poolState) {
 
 // priority returns the place of a pool in the order of choice: 0 is last.
 func priority(p *poolState) int {
-	if p.Allocation.Priority == 0 {
+	if p.Allocation == nil || p.Allocation.Priority == 0 {
 		return math.MaxInt
 	}
 	return p.Allocation.Priority
@@ -228,10 +255,27 @@ func (b *Book) first(svc *lb.Service, fams []lb.Family, tiers ...[]*poolState) D
 		}
 	}
 	var names []string
+	tried := map[*poolState]bool{}
 	for _, p := range slices.Concat(tiers...) {
 		names = append(names, p.Name)
+		tried[p] = true
 	}
-	return Decision{Refused: refuse(lb.PoolExhausted, "no %s address is free in IPAddressPool %s", families(fams), strings.Join(names, ", "))}
+	note := ""
+	if n := b.onWireIn(tried, fams); n > 0 {
+		note = fmt.Sprintf(" (others on the wire use %d)", n)
+	}
+	return Decision{Refused: refuse(lb.PoolExhausted, "no %s address is free in IPAddressPool %s%s", families(fams), strings.Join(names, ", "), note)}
+}
+
+// onWireIn counts the addresses of some pools that others on the wire use.
+func (b *Book) onWireIn(pools map[*poolState]bool, fams []lb.Family) int {
+	n := 0
+	for a := range b.onWire {
+		if r, ok := b.rangeOf(a); ok && pools[r.pool] && len(b.byAddr[a]) == 0 && slices.Contains(fams, lb.FamilyOf(a)) {
+			n++
+		}
+	}
+	return n
 }
 
 // from takes addresses for all families from one of the pools, and reports whether
@@ -246,18 +290,19 @@ func from(pools []*poolState, o offers, policy lb.FamilyPolicy, fams []lb.Family
 	stays := func(p *poolState) bool {
 		return slices.ContainsFunc(o.own, func(a netip.Addr) bool { return p.gives(a) && slices.Contains(fams, lb.FamilyOf(a)) })
 	}
+	groups := byPriority(pools)
 	if i := slices.IndexFunc(pools, stays); i > 0 {
-		pools = slices.Concat(pools[i:i+1], pools[:i], pools[i+1:])
+		groups = slices.Insert(groups, 0, pools[i:i+1])
 	}
 	for _, try := range tries {
-		for _, p := range pools {
-			addrs := p.each(o, try)
+		for _, group := range groups {
+			p, addrs := group.each(o, try)
 			if addrs == nil {
 				continue
 			}
 			d := Decision{Addrs: addrs, Pool: p.Name}
 			if len(addrs) < len(fams) {
-				d.Refused = refuse(lb.PoolExhausted, "no IPAddressPool has addresses of both families; it has only one of two")
+				d.Refused = noSecond(p.Name, other(fams, try[0]))
 			}
 			return d, true
 		}
@@ -265,11 +310,40 @@ func from(pools []*poolState, o offers, policy lb.FamilyPolicy, fams []lb.Family
 	return Decision{}, false
 }
 
+// group is pools that are equally good.
+type group []*poolState
+
+// byPriority groups pools, which are in the order of choice.
+func byPriority(pools []*poolState) []group {
+	var out []group
+	for i := range pools {
+		if i == 0 || priority(pools[i-1]) != priority(pools[i]) {
+			out = append(out, nil)
+		}
+		out[len(out)-1] = append(out[len(out)-1], pools[i])
+	}
+	return out
+}
+
+// each returns one address of every family from the first pool of g that has them,
+// or nil. What is kept back for former holders is taken only if no pool of g has
+// others.
+func (g group) each(o offers, fams []lb.Family) (*poolState, []netip.Addr) {
+	for _, alsoKept := range []bool{false, true} {
+		for _, p := range g {
+			if addrs := p.each(o, fams, alsoKept); addrs != nil {
+				return p, addrs
+			}
+		}
+	}
+	return nil, nil
+}
+
 // each returns one address of every family from p, or nil.
-func (p *poolState) each(o offers, fams []lb.Family) []netip.Addr {
+func (p *poolState) each(o offers, fams []lb.Family, alsoKept bool) []netip.Addr { //nolint:revive // of what it may take
 	var out []netip.Addr
 	for _, f := range fams {
-		a := p.lowest(o, f)
+		a := p.lowest(o, f, alsoKept)
 		if !a.IsValid() {
 			return nil
 		}
@@ -278,9 +352,10 @@ func (p *poolState) each(o offers, fams []lb.Family) []netip.Addr {
 	return out
 }
 
-// lowest returns the address that the Service has already, else the first of the
-// pool that it can have: free, or shared under its key.
-func (p *poolState) lowest(o offers, fam lb.Family) netip.Addr {
+// lowest returns the address that the Service has already, or had before; else the
+// first of the pool that it can have: free, or shared under its key; else, if
+// alsoKept is set, the first of those that are kept back for others.
+func (p *poolState) lowest(o offers, fam lb.Family, alsoKept bool) netip.Addr { //nolint:revive // of what it may take
 	for _, a := range o.own {
 		if lb.FamilyOf(a) == fam && p.gives(a) {
 			return a
@@ -303,6 +378,14 @@ func (p *poolState) lowest(o offers, fam lb.Family) netip.Addr {
 			return best
 		}
 	}
+	if !alsoKept {
+		return netip.Addr{}
+	}
+	for i, r := range p.Ranges {
+		if lb.FamilyOf(r.First) == fam && len(p.kept[i]) > 0 {
+			return p.kept[i][0].First
+		}
+	}
 	return netip.Addr{}
 }
 
@@ -322,7 +405,7 @@ func fits(addrs []netip.Addr, fams []lb.Family) *Refusal {
 	}
 	slices.Sort(have)
 	if !slices.Equal(have, slices.Sorted(slices.Values(fams))) {
-		return refuse(lb.FamilyMismatch, "%s is %s, but the Service's cluster IPs are %s", list(addrs), families(have), families(fams))
+		return refuse(lb.FamilyMismatch, "%s is %s, but the Service's cluster IPs are %s", List(addrs), families(have), families(fams))
 	}
 	return nil
 }
@@ -331,7 +414,8 @@ func sameSet(a, b []netip.Addr) bool {
 	return slices.Equal(slices.SortedFunc(slices.Values(a), netip.Addr.Compare), slices.SortedFunc(slices.Values(b), netip.Addr.Compare))
 }
 
-func list(addrs []netip.Addr) string {
+// List prints addresses for people.
+func List(addrs []netip.Addr) string {
 	s := make([]string, len(addrs))
 	for i, a := range addrs {
 		s[i] = a.String()

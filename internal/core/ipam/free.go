@@ -62,22 +62,6 @@ func (f *freeSet) give(addr netip.Addr) {
 	}
 }
 
-// gaps returns the spans of r that are not free.
-func (f freeSet) gaps(r config.Range) []config.Range {
-	var out []config.Range
-	at := r.First
-	for _, s := range f {
-		if at != s.First {
-			out = append(out, config.Range{First: at, Last: s.First.Prev()})
-		}
-		if s.Last == r.Last {
-			return out
-		}
-		at = s.Last.Next()
-	}
-	return append(out, config.Range{First: at, Last: r.Last})
-}
-
 // buggy reports whether addr is one that avoidBuggyIPs avoids.
 func buggy(addr netip.Addr) bool {
 	if !addr.Is4() {

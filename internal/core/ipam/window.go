@@ -11,15 +11,17 @@ func (b *Book) NextFree(pool string, n int, skip func(netip.Addr) bool) []netip.
 		return nil
 	}
 	var v4, v6 []netip.Addr
-	for i := range p.Ranges {
-		out := &v4
-		if !p.Ranges[i].First.Is4() {
-			out = &v6
-		}
-		for _, span := range p.free[i] {
-			for a := span.First; len(*out) < n && span.Contains(a); a = a.Next() {
-				if !p.avoids(a) && !skip(a) {
-					*out = append(*out, a)
+	for _, sets := range [][]freeSet{p.free, p.kept} {
+		for i := range sets {
+			out := &v4
+			if !p.Ranges[i].First.Is4() {
+				out = &v6
+			}
+			for _, span := range sets[i] {
+				for a := span.First; len(*out) < n && span.Contains(a); a = a.Next() {
+					if !p.avoids(a) && !skip(a) {
+						*out = append(*out, a)
+					}
 				}
 			}
 		}

@@ -120,6 +120,11 @@ type Service struct {
 	Addrs []netip.Addr
 	Pool  string
 
+	// Told is what the condition AddressAllocated in its status says, with the reason
+	// before the message; ToldNo reports whether it says that there is no address.
+	Told   string
+	ToldNo bool
+
 	// NamespaceLabels are the labels of the Service's namespace.
 	NamespaceLabels map[string]string
 

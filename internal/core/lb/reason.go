@@ -6,19 +6,20 @@ type Reason string
 
 // Reasons of allocation.
 const (
-	Allocated         Reason = "Allocated"
-	PoolExhausted     Reason = "PoolExhausted"     // every address that may be used is taken
-	NoPool            Reason = "NoPool"            // no pool may be used for this Service
-	PoolNotFound      Reason = "PoolNotFound"      // the requested pool does not exist
-	PoolNotAllowed    Reason = "PoolNotAllowed"    // the pool's serviceAllocation excludes the Service
-	AddressNotInPool  Reason = "AddressNotInPool"  // the requested address is in no pool
-	AddressInUse      Reason = "AddressInUse"      // another Service holds it and does not share
-	SharingKeyDiffers Reason = "SharingKeyDiffers" // it is shared under another key
-	PortConflict      Reason = "PortConflict"      // a sharer already uses the port
-	BackendDiffers    Reason = "BackendDiffers"    // Local sharers have other endpoints
-	FamilyMismatch    Reason = "FamilyMismatch"    // the address families do not fit the Service
-	InvalidRequest    Reason = "InvalidRequest"    // the request contradicts itself
-	NoClusterIP       Reason = "NoClusterIP"       // the Service has no cluster IP
+	Allocated          Reason = "Allocated"
+	PoolExhausted      Reason = "PoolExhausted"      // every address that may be used is taken
+	NoPool             Reason = "NoPool"             // no pool may be used for this Service
+	PoolNotFound       Reason = "PoolNotFound"       // the requested pool does not exist
+	PoolNotAllowed     Reason = "PoolNotAllowed"     // the pool's serviceAllocation excludes the Service
+	AddressNotInPool   Reason = "AddressNotInPool"   // the requested address is in no pool
+	AddressInUse       Reason = "AddressInUse"       // another Service holds it and does not share
+	AddressInUseOnWire Reason = "AddressInUseOnWire" // somebody outside the cluster answers for it
+	SharingKeyDiffers  Reason = "SharingKeyDiffers"  // it is shared under another key
+	PortConflict       Reason = "PortConflict"       // a sharer already uses the port
+	BackendDiffers     Reason = "BackendDiffers"     // Local sharers have other endpoints
+	FamilyMismatch     Reason = "FamilyMismatch"     // the address families do not fit the Service
+	InvalidRequest     Reason = "InvalidRequest"     // the request contradicts itself
+	NoClusterIP        Reason = "NoClusterIP"        // the Service has no cluster IP
 )
 
 // Reasons of announcement.

@@ -1,0 +1,206 @@
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/barelb/barelb/internal/core/ipam"
+	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/kube"
+)
+
+// settleAll decides for the Services in dirty, and then, if anything was given
+// back, for those that wait.
+func (c *Controller) settleAll(dirty []lb.Key, freed bool) { //nolint:revive // it is what happened before
+	for _, key := range dirty {
+		svc := c.services[key]
+		if svc == nil {
+			freed = c.leave(key) || freed
+			continue
+		}
+		freed = c.settle(svc) || freed
+	}
+	// Each round gives at least one waiting Service something or ends.
+	for freed {
+		freed = false
+		for _, key := range slices.SortedFunc(maps.Keys(c.refused), lb.Key.Compare) {
+			if svc := c.services[key]; svc != nil {
+				freed = c.settle(svc) || freed
+			}
+		}
+	}
+}
+
+// leave takes back what a Service held that is gone, and keeps it for its return.
+func (c *Controller) leave(key lb.Key) bool {
+	had := c.book.Holding(key)
+	if c.Options.Retention > 0 {
+		c.book.Remember(key, had.Addrs, time.Now().Add(c.Options.Retention))
+	}
+	freed := c.book.Release(key)
+	for _, a := range had.Addrs {
+		c.release(key, had.UID, a)
+	}
+	return freed
+}
+
+// settle decides for one Service and reports whether others may now get what
+// they could not get before.
+func (c *Controller) settle(live *lb.Service) (freed bool) {
+	svc := live
+	had, gave := c.given[svc.Key]
+	if gave && !c.givenByAnother(live, had) { // our own book is ahead of the status that we read
+		own := *svc
+		own.Addrs, own.Pool = had.Addrs, had.Pool
+		svc = &own
+	}
+	d := c.book.Decide(svc)
+	if len(live.Addrs) == 0 {
+		d.Cleared = nil // nobody has seen what it had
+	}
+	now := kube.ServiceStatus{
+		Holder: lb.HolderOf(svc), Addrs: d.Addrs, Pool: d.Pool, Conditions: []kube.Condition{allocated(d)},
+	}
+	before := c.book.Holding(svc.Key) // that of its namesake, if it was created again
+	c.book.Settle(svc, d.Addrs)
+	for _, a := range before.Addrs {
+		if !slices.Contains(d.Addrs, a) {
+			c.release(svc.Key, before.UID, a)
+		}
+	}
+	for _, a := range d.Addrs {
+		delete(c.releasing, claim{svc.UID, a}) // it was to be taken, and shall stay
+	}
+	c.tell(svc, d)
+	if !gave || !had.Equal(now) || !c.said(live, now) {
+		c.record(svc, now)
+		c.Status.Set(svc.Key, now, !slices.Equal(live.Addrs, d.Addrs))
+	}
+	c.Metrics.Update(nil)
+	// A lost address is free for others; so may be a kept one, if its Service is
+	// ready to share it in another way than before.
+	return len(before.Addrs) > 0 && !before.Equal(c.book.Holding(svc.Key))
+}
+
+// said reports whether the status of svc says what was decided, and the claims too.
+func (c *Controller) said(svc *lb.Service, now kube.ServiceStatus) bool {
+	for _, a := range now.Addrs {
+		if !slices.ContainsFunc(c.book.Claims(a), now.Holder.Equal) {
+			return false
+		}
+	}
+	cond := now.Conditions[0]
+	return slices.Equal(svc.Addrs, now.Addrs) && svc.Pool == now.Pool && svc.Told == cond.Reason+": "+cond.Message && svc.ToldNo == !cond.True
+}
+
+// givenByAnother reports whether the status of svc says addresses that are not those
+// that we mean to give it, and that were claimed for it: another controller, which was
+// deposed meanwhile, was faster. Then it shall keep those.
+func (c *Controller) givenByAnother(svc *lb.Service, had kube.ServiceStatus) bool {
+	if len(svc.Addrs) == 0 || slices.Equal(svc.Addrs, had.Addrs) || len(c.book.Holding(svc.Key).Written) > 0 {
+		return false
+	}
+	return !slices.ContainsFunc(svc.Addrs, func(a netip.Addr) bool {
+		return c.releasing[claim{svc.UID, a}] || !slices.ContainsFunc(c.book.Claims(a), func(h lb.Holder) bool { return h.UID == svc.UID && !h.Released })
+	})
+}
+
+// allocated is the condition that follows from a decision.
+func allocated(d ipam.Decision) kube.Condition {
+	c := kube.Condition{Type: kube.ConditionAllocated, True: len(d.Addrs) > 0, Reason: string(lb.Allocated)}
+	var parts []string
+	if c.True {
+		parts = append(parts, fmt.Sprintf("%s from IPAddressPool %s", ipam.List(d.Addrs), d.Pool))
+	}
+	if d.Guarded != nil {
+		parts = append(parts, keptNote(d))
+	}
+	if d.Refused != nil {
+		if !c.True {
+			c.Reason = string(d.Refused.Reason)
+			parts = append(parts, d.Refused.Message)
+		} else {
+			parts = append(parts, string(d.Refused.Reason)+": "+d.Refused.Message)
+		}
+	}
+	c.Message = strings.Join(parts, "; ")
+	return c
+}
+
+// keptNote says what a Service keeps in spite of its pool.
+func keptNote(d ipam.Decision) string {
+	return fmt.Sprintf("kept, although %s: %s", d.Guarded.Reason, d.Guarded.Message)
+}
+
+// tell records Events about a decision: one for each thing that is new. svc is as
+// it was before.
+func (c *Controller) tell(svc *lb.Service, d ipam.Decision) {
+	had := svc.Addrs
+	if d.Cleared != nil {
+		c.Events.ServiceEvent(svc, false, kube.EventCleared, string(d.Cleared.Reason)+": "+d.Cleared.Message)
+		c.Log.Info("took address back", "service", svc.Key.String(), "addr", fmt.Sprint(had), "reason", string(d.Cleared.Reason))
+	}
+	if len(d.Addrs) > 0 && !slices.Equal(had, d.Addrs) {
+		c.Events.ServiceEvent(svc, false, kube.EventAllocated, "Assigned IP "+quoted(d.Addrs))
+		c.Log.Info("allocated", "service", svc.Key.String(), "addr", fmt.Sprint(d.Addrs), "pool", d.Pool)
+		if svc.LegacyAnnotations {
+			c.Events.ServiceEvent(svc, true, kube.EventDeprecated, "annotations under metallb.universe.tf/ are deprecated; write them under metallb.io/")
+		}
+	}
+	c.tellGuarded(svc, d)
+	if d.Refused == nil {
+		delete(c.refused, svc.Key)
+		return
+	}
+	text := string(d.Refused.Reason) + ": " + d.Refused.Message
+	known := c.refused[svc.Key] == text || strings.Contains(svc.Told, text) // the one before us may have told it
+	c.refused[svc.Key] = text
+	if known {
+		return
+	}
+	c.Log.Warn("not allocated", "service", svc.Key.String(), "reason", string(d.Refused.Reason), "err", d.Refused.Message)
+	switch {
+	case d.Refused.Reason == lb.InvalidRequest && len(d.Addrs) > 0:
+		c.Events.ServiceEvent(svc, true, kube.EventRequestInvalid, text)
+	case len(d.Addrs) > 0:
+		c.Events.ServiceEvent(svc, false, kube.EventAdditionFailed, text)
+	case d.Refused.Reason == lb.NoClusterIP:
+		c.Events.ServiceEvent(svc, true, kube.EventNoClusterIPs, text)
+	default:
+		c.Events.ServiceEvent(svc, true, kube.EventAllocFailed, fmt.Sprintf("Failed to allocate IP for %q: %s", svc.Key, text))
+	}
+}
+
+// guarded is a Service that keeps what its pool would not give it any more.
+type guarded struct {
+	pool string
+	text string // with its addresses
+}
+
+// tellGuarded records an Event when a Service begins to keep what its pool would not
+// give it.
+func (c *Controller) tellGuarded(svc *lb.Service, d ipam.Decision) {
+	if d.Guarded == nil {
+		delete(c.guarded, svc.Key)
+		return
+	}
+	now := guarded{d.Pool, fmt.Sprintf("%s (%s)", svc.Key, ipam.List(d.Addrs))}
+	_, was := c.guarded[svc.Key]
+	c.guarded[svc.Key] = now
+	if note := keptNote(d); !was && !strings.Contains(svc.Told, note) {
+		c.Events.ServiceEvent(svc, true, kube.EventEditHeldBack, note)
+	}
+}
+
+// quoted prints addresses as MetalLB's Events do.
+func quoted(addrs []netip.Addr) string {
+	s := make([]string, len(addrs))
+	for i, a := range addrs {
+		s[i] = fmt.Sprintf("%q", a)
+	}
+	return "[" + strings.Join(s, " ") + "]"
+}

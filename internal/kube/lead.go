@@ -1,0 +1,158 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/barelb/barelb/api/barelb/v1alpha1"
+)
+
+const (
+	// leaseName is the Lease that the controller at work holds.
+	leaseName = "barelb-controller"
+
+	catchUpPage  = 500
+	catchUpPoll  = 20 * time.Millisecond
+	catchUpLimit = 30 * time.Second
+)
+
+// LeadOptions say how to become the one that is at work.
+type LeadOptions struct {
+	Identity string // of this process among the candidates
+	// Duration is how long a leader that is not heard of stays the leader. It renews
+	// its Lease six times in that time.
+	Duration time.Duration
+	// Standby is called when somebody else is found to be the leader.
+	Standby func(leader string)
+}
+
+// Lead runs term whenever this process is the leader, until ctx ends. The context
+// that term gets ends when the process is not the leader any more; term must return
+// soon then. An error of term ends Lead.
+func (c *Cluster) Lead(ctx context.Context, opts LeadOptions, term func(context.Context) error) error {
+	cfg := rest.CopyConfig(c.rest)
+	cfg.Timeout = opts.Duration / 3
+	leases, err := coordinationv1client.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("make client of leases: %w", err)
+	}
+	lock := &resourcelock.LeaseLock{
+		LeaseMeta: metav1.ObjectMeta{Namespace: c.opts.Namespace, Name: leaseName}, Client: leases,
+		LockConfig: resourcelock.ResourceLockConfig{Identity: opts.Identity},
+	}
+	for ctx.Err() == nil {
+		if err := c.campaign(ctx, opts, lock, term); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// campaign waits for the leadership, runs term, and gives the leadership up.
+func (c *Cluster) campaign(ctx context.Context, opts LeadOptions, lock resourcelock.Interface, term func(context.Context) error) error {
+	started := make(chan context.Context, 1)
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: lock, Name: leaseName, ReleaseOnCancel: true,
+		LeaseDuration: opts.Duration, RenewDeadline: opts.Duration * 2 / 3, RetryPeriod: opts.Duration / 6,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) { started <- ctx },
+			OnStoppedLeading: func() {},
+			OnNewLeader: func(leader string) {
+				if leader != opts.Identity {
+					opts.Standby(leader)
+				}
+			},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("campaign for the lease: %w", err)
+	}
+	// The Lease outlives the term, so that nobody else begins before we have ended.
+	leaseCtx, release := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		elector.Run(leaseCtx)
+	}()
+	defer func() {
+		release()
+		<-ended
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case leading := <-started:
+		termCtx, stop := context.WithCancel(ctx)
+		defer stop()
+		defer context.AfterFunc(leading, stop)()
+		c.opts.Log.Info("leading", "identity", opts.Identity)
+		err := term(termCtx)
+		if leading.Err() != nil {
+			c.opts.Log.Warn("not leading any more: the lease could not be renewed in time")
+		}
+		return err
+	}
+}
+
+// CatchUp waits until what the caches know of Services and claims is no older than
+// what the API server says now: those who gave addresses before us may have died a
+// moment ago.
+func (c *Cluster) CatchUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
+	defer cancel()
+	for _, kind := range []struct {
+		of   metav1.TypeMeta
+		mine client.Object
+		opts []client.ListOption
+	}{
+		{metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceList"}, &corev1.Service{}, nil},
+		{
+			metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "AddressClaimList"}, &v1alpha1.AddressClaim{},
+			[]client.ListOption{client.InNamespace(c.opts.Namespace)},
+		},
+	} {
+		list := &metav1.PartialObjectMetadataList{TypeMeta: kind.of}
+		for next := "first"; next != ""; next = list.Continue {
+			opts := append(kind.opts, client.Limit(catchUpPage), client.Continue(list.Continue))
+			if err := c.client.List(ctx, list, opts...); err != nil {
+				return fmt.Errorf("list %s: %w", kind.of.Kind, err)
+			}
+			for i := range list.Items {
+				if err := c.awaitVersion(ctx, kind.mine, &list.Items[i]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// awaitVersion waits until the cache knows o as it is, or newer. scratch is of the
+// same kind.
+func (c *Cluster) awaitVersion(ctx context.Context, scratch client.Object, o *metav1.PartialObjectMetadata) error {
+	key := client.ObjectKeyFromObject(o)
+	for {
+		err := c.cache.Get(ctx, key, scratch)
+		if err == nil && version(scratch) >= version(o) {
+			return nil
+		}
+		if apierrors.IsNotFound(err) && apierrors.IsNotFound(c.client.Get(ctx, key, o)) {
+			return nil // it is gone by now
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for news of %s %s: %w", o.Kind, key, ctx.Err())
+		case <-time.After(catchUpPoll):
+		}
+	}
+}
