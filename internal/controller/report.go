@@ -76,10 +76,14 @@ func (c *Controller) onWireTexts() map[string]string {
 	out := map[string]string{}
 	for _, x := range c.heeded() {
 		pool := c.cfg.PoolOf(x.Addr)
-		out[pool] += fmt.Sprintf("%s is used by %s, which %s heard on %s\n", x.Addr, x.MAC, x.Node, x.Link)
+		held := ""
+		if keys := c.book.HoldersOf(x.Addr); len(keys) > 0 {
+			held = fmt.Sprintf(", although %s holds it", keys[0])
+		}
+		out[pool] += fmt.Sprintf("%s is used by %s, which %s heard on %s%s\n", x.Addr, x.MAC, x.Node, x.Link, held)
 	}
 	for pool := range out {
-		out[pool] += "None of them is given to a Service. To give one nevertheless, name it in the pool's annotation " +
+		out[pool] += "Those that no Service holds are not given. To give one nevertheless, name it in the pool's annotation " +
 			"barelb.io/ignore-addresses-in-use-on-wire (\"all\" names all)."
 	}
 	return out

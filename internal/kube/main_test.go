@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/signal"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
@@ -52,6 +54,7 @@ var server struct {
 
 func TestMain(m *testing.M) {
 	ctrllog.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
 	dir := os.Getenv("BARELB_KUBE_BIN")
 	if dir == "" {
 		m.Run()
@@ -298,7 +301,7 @@ func (l *lab) watch(c *kube.Cluster) *view {
 	l.t.Helper()
 	v := &view{
 		l: l, feed: c.Feed(), orphans: map[lb.Key]bool{},
-		last: kube.Delta{Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}},
+		last: kube.Delta{Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}, Claims: map[netip.Addr][]lb.Holder{}},
 	}
 	v.feed.Hurry(100*time.Millisecond, 50*time.Millisecond, time.Second)
 	l.run(c.Run, v.feed.Run)
@@ -315,6 +318,7 @@ func (l *lab) watch(c *kube.Cluster) *view {
 func (v *view) drain() kube.Delta {
 	d := v.feed.Drain()
 	maps.Copy(v.last.Services, d.Services)
+	maps.Copy(v.last.Claims, d.Claims)
 	for key := range d.Services {
 		v.last.Endpoints[key] = d.Endpoints[key]
 		delete(v.orphans, key)

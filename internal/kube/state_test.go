@@ -224,3 +224,48 @@ func TestServiceEvents(t *testing.T) {
 		}, l.events(a))
 	})
 }
+
+// A pool that is to be kept is not gone when it is deleted, until it is not to be
+// kept any more.
+func TestPoolInUseIsKept(t *testing.T) {
+	l := newLab(t)
+	p := pool("kept", "192.0.2.0/24")
+	l.create(p)
+	w := l.state("controller", kube.Options{})
+	says := func(kind string) string {
+		l.refresh(p)
+		c := meta.FindStatusCondition(p.Status.Conditions, kind)
+		if c == nil {
+			return "nothing"
+		}
+		return fmt.Sprintf("%s %s: %s", c.Status, c.Reason, c.Message)
+	}
+	w.Set(kube.State{Pools: map[string]kube.PoolState{"kept": {Keep: true}}})
+	l.eventually(func() string {
+		l.refresh(p)
+		return cmp.Diff([]string{v1beta1.FinalizerInUse}, p.Finalizers)
+	})
+	if got := says(v1beta1.ConditionEditHeldBack) + says(v1beta1.ConditionAddressesInUseOnWire); got != "nothingnothing" {
+		t.Errorf("it says %s", got)
+	}
+	l.delete(p)
+	w.Set(kube.State{Pools: map[string]kube.PoolState{"kept": {Keep: true, HeldBack: "default/web", OnWire: "192.0.2.7"}}})
+	l.eventually(func() string {
+		return cmp.Diff("True EditHeldBack: default/web", says(v1beta1.ConditionEditHeldBack))
+	})
+	if got := says(v1beta1.ConditionAddressesInUseOnWire); got != "True AddressesInUseOnWire: 192.0.2.7" {
+		t.Errorf("it says %s", got)
+	}
+	w.Set(kube.State{Pools: map[string]kube.PoolState{"kept": {Keep: true, HeldBack: "default/web"}}})
+	l.eventually(func() string {
+		return cmp.Diff("False None: nobody else on the wire uses addresses of this pool", says(v1beta1.ConditionAddressesInUseOnWire))
+	})
+	w.Set(kube.State{Pools: map[string]kube.PoolState{"kept": {}}})
+	l.eventually(func() string {
+		err := l.client.Get(t.Context(), client.ObjectKeyFromObject(p), p)
+		if apierrors.IsNotFound(err) {
+			return ""
+		}
+		return fmt.Sprintf("it is there: %v %v", err, p.Finalizers)
+	})
+}

@@ -195,8 +195,7 @@ func (w *Writer) forget(key lb.Key, j job) {
 func (w *Writer) do(ctx context.Context, key lb.Key, j job) error {
 	var o corev1.Service
 	err := w.c.cache.Get(ctx, client.ObjectKey(key), &o)
-	fresh := slices.ContainsFunc(j.release, func(r claimOf) bool { return err != nil || r.uid != string(o.UID) })
-	if fresh {
+	if err != nil || slices.ContainsFunc(j.release, func(r claimOf) bool { return r.uid != string(o.UID) }) {
 		o = corev1.Service{}
 		err = w.c.client.Get(ctx, client.ObjectKey(key), &o)
 	}
