@@ -100,7 +100,11 @@ func (b *Book) keeps(svc *lb.Service, have []netip.Addr, fams []lb.Family) (name
 		return "", nil, why
 	}
 	if svc.RequestedPool != "" && svc.RequestedPool != name {
-		return "", nil, refuse(lb.PoolNotAllowed, "it asks for pool %q now, and %s is from %q", svc.RequestedPool, List(have), name)
+		why := refuse(lb.PoolNotAllowed, "it asks for pool %q now, and %s is from %q", svc.RequestedPool, List(have), name)
+		if !b.guard || svc.Pool != svc.RequestedPool || !sameSet(svc.Addrs, have) { // else the pools have changed, not the Service
+			return "", nil, why
+		}
+		name, guarded = svc.Pool, why
 	}
 	for _, a := range have {
 		if why := b.conflict(svc, a); why != nil {
@@ -249,6 +253,9 @@ func priority(p *poolState) int {
 // first takes addresses from the first tier of pools that has any.
 func (b *Book) first(svc *lb.Service, fams []lb.Family, tiers ...[]*poolState) Decision {
 	o := b.offers(svc)
+	if d, ok := again(slices.Concat(tiers...), o, fams); ok {
+		return d
+	}
 	for _, pools := range tiers {
 		if d, ok := from(pools, o, svc.FamilyPolicy, fams); ok {
 			return d
@@ -278,20 +285,41 @@ func (b *Book) onWireIn(pools map[*poolState]bool, fams []lb.Family) int {
 	return n
 }
 
+// again gives a Service what it has or had before, and what it lacks from the same
+// pool, whatever other pools may come first.
+func again(pools []*poolState, o offers, fams []lb.Family) (Decision, bool) {
+	for _, p := range pools {
+		if !p.givesAny(o.own, fams) {
+			continue
+		}
+		for _, alsoKept := range []bool{false, true} {
+			if addrs := p.each(o, ordered(fams), alsoKept); addrs != nil {
+				return Decision{Addrs: addrs, Pool: p.Name}, true
+			}
+		}
+	}
+	return Decision{}, false
+}
+
+// givesAny reports whether one of addrs is of one of fams and given by p.
+func (p *poolState) givesAny(addrs []netip.Addr, fams []lb.Family) bool {
+	return slices.ContainsFunc(addrs, func(a netip.Addr) bool { return p.gives(a) && slices.Contains(fams, lb.FamilyOf(a)) })
+}
+
+// ordered returns fams with IPv4 first, as MetalLB writes addresses.
+func ordered(fams []lb.Family) []lb.Family { return slices.Sorted(slices.Values(fams)) }
+
 // from takes addresses for all families from one of the pools, and reports whether
 // there was one. A Service that merely prefers two families takes one if no pool
 // has both. The pool that its present address is from comes first: the second
 // address shall be from there, and the one that stays shall not change.
 func from(pools []*poolState, o offers, policy lb.FamilyPolicy, fams []lb.Family) (Decision, bool) {
-	tries := [][]lb.Family{slices.Sorted(slices.Values(fams))} // IPv4 first, as MetalLB writes it
+	tries := [][]lb.Family{ordered(fams)}
 	if len(fams) == 2 && policy == lb.PreferDualStack {
 		tries = append(tries, fams[:1], fams[1:])
 	}
-	stays := func(p *poolState) bool {
-		return slices.ContainsFunc(o.own, func(a netip.Addr) bool { return p.gives(a) && slices.Contains(fams, lb.FamilyOf(a)) })
-	}
 	groups := byPriority(pools)
-	if i := slices.IndexFunc(pools, stays); i > 0 {
+	if i := slices.IndexFunc(pools, func(p *poolState) bool { return p.givesAny(o.own, fams) }); i > 0 {
 		groups = slices.Insert(groups, 0, pools[i:i+1])
 	}
 	for _, try := range tries {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -17,13 +18,32 @@ import (
 
 // cluster is a small world in which random things happen to Services and pools.
 type cluster struct {
-	t    *testing.T
-	seed uint64
-	rng  *rand.Rand
-	book *ipam.Book
-	cfg  *config.Config
-	svcs map[lb.Key]*lb.Service
+	t     *testing.T
+	seed  uint64
+	rng   *rand.Rand
+	guard bool
+	now   time.Time
+	book  *ipam.Book
+	cfg   *config.Config
+	svcs  map[lb.Key]*lb.Service
+	uid   int
+	// What others have claimed, and use on the wire.
+	foreign map[netip.Addr][]lb.Holder
+	onWire  map[netip.Addr]bool
 }
+
+func newCluster(t *testing.T, seed uint64) *cluster {
+	c := &cluster{
+		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, seed)), now: time.Unix(1, 0), book: ipam.NewBook(), cfg: &config.Config{},
+		svcs: map[lb.Key]*lb.Service{}, foreign: map[netip.Addr][]lb.Holder{}, onWire: map[netip.Addr]bool{},
+	}
+	if c.guard = seed%4 == 3; c.guard {
+		c.book.Guard()
+	}
+	return c
+}
+
+func (c *cluster) sorted() []lb.Key { return slices.SortedFunc(maps.Keys(c.svcs), lb.Key.Compare) }
 
 func (c *cluster) pick(texts ...string) string { return texts[c.rng.IntN(len(texts))] }
 
@@ -64,7 +84,10 @@ func (c *cluster) address() netip.Addr {
 func (c *cluster) change(key lb.Key) *lb.Service {
 	svc := &lb.Service{Key: key, SharingKey: c.pick("", "", "k", "j"), Backend: c.pick("", "", "app=a")}
 	if old := c.svcs[key]; old != nil {
-		svc.Addrs, svc.Pool = old.Addrs, old.Pool
+		svc.UID, svc.Addrs, svc.Pool = old.UID, old.Addrs, old.Pool
+	} else {
+		c.uid++
+		svc.UID = fmt.Sprint(c.uid)
 	}
 	switch c.rng.IntN(4) {
 	case 0:
@@ -92,22 +115,32 @@ func (c *cluster) change(key lb.Key) *lb.Service {
 
 // reconcile is what the controller does with one Service.
 func (c *cluster) reconcile(svc *lb.Service) {
-	again := c.book.Decide(svc)
+	had := c.book.Holding(svc.Key).Addrs
 	d := c.book.Decide(svc)
-	if diff := cmp.Diff(again, d, equalAddrs); diff != "" {
-		c.t.Fatalf("seed %d: %s: decided twice (-first +second):\n%s", c.seed, svc.Key, diff)
-	}
 	c.book.Settle(svc, d.Addrs)
 	next := *svc
 	next.Addrs, next.Pool = d.Addrs, d.Pool
 	c.svcs[svc.Key] = &next
+	c.book.NoteWritten(&next)
 
 	if settled := c.book.Decide(&next); !slices.Equal(settled.Addrs, d.Addrs) || settled.Pool != d.Pool || settled.Cleared != nil {
 		c.t.Fatalf("seed %d: %s does not converge: %+v, then %+v", c.seed, svc.Key, d, settled)
 	}
 	for _, a := range d.Addrs {
-		if p := c.cfg.PoolByName(d.Pool); !c.cfg.SetAside[d.Pool] && (p == nil || !p.Contains(a) || !p.Allows(svc) || p.AvoidBuggyIPs && (a.Is4() && a.As4()[3]%255 == 0)) {
+		if p := c.cfg.PoolByName(d.Pool); d.Guarded == nil && !c.cfg.SetAside[d.Pool] &&
+			(p == nil || !p.Contains(a) || !p.Allows(svc) || p.AvoidBuggyIPs && (a.Is4() && a.As4()[3]%255 == 0)) {
 			c.t.Fatalf("seed %d: %s has %s of pool %q", c.seed, svc.Key, a, d.Pool)
+		}
+		if slices.Contains(had, a) {
+			continue
+		}
+		for _, h := range c.foreign[a] {
+			if ipam.Clash(a, h, lb.HolderOf(svc)) != nil {
+				c.t.Fatalf("seed %d: %s is given %s, which is claimed for %s", c.seed, svc.Key, a, h.Key)
+			}
+		}
+		if c.onWire[a] {
+			c.t.Fatalf("seed %d: %s is given %s, which others use", c.seed, svc.Key, a)
 		}
 	}
 	if len(d.Addrs) == 0 && d.Refused == nil || len(d.Addrs) > 0 && d.Pool == "" {
@@ -157,8 +190,13 @@ func (c *cluster) checkUsage() {
 				if p.AvoidBuggyIPs && a.Is4() && a.As4()[3]%255 == 0 {
 					continue
 				}
-				if *total++; held[a] {
+				switch *total++; {
+				case held[a]:
 					*assigned++
+				case c.onWire[a] && a.Is4():
+					u.OnWire4++
+				case c.onWire[a]:
+					u.OnWire6++
 				}
 			}
 		}
@@ -173,59 +211,187 @@ func (c *cluster) checkUsage() {
 // after it knows the pools, decides as the old one does, and moves nothing.
 func (c *cluster) checkRestart() {
 	fresh := ipam.NewBook()
-	poolsFirst := c.rng.IntN(2) == 0
-	if poolsFirst {
-		fresh.SetPools(c.cfg.Pools, c.cfg.SetAside)
+	if c.guard {
+		fresh.Guard()
 	}
-	keys := slices.SortedFunc(maps.Keys(c.svcs), lb.Key.Compare)
-	c.rng.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
-	for _, k := range keys {
-		if !fresh.Adopt(c.svcs[k]) {
-			c.t.Fatalf("seed %d: %s is not adopted", c.seed, k)
-		}
+	steps := []func(){
+		func() { fresh.SetPools(c.cfg.Pools, c.cfg.SetAside) },
+		func() { fresh.SetOnWire(c.conflicts()) },
+		func() {
+			for a, h := range c.foreign {
+				fresh.SetClaim(a, h)
+			}
+		},
+		func() {
+			keys := c.sorted()
+			c.rng.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+			for _, k := range keys {
+				if !fresh.Adopt(c.svcs[k]) {
+					c.t.Fatalf("seed %d: %s is not adopted", c.seed, k)
+				}
+			}
+		},
 	}
-	if !poolsFirst {
-		fresh.SetPools(c.cfg.Pools, c.cfg.SetAside)
+	c.rng.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
+	for _, step := range steps {
+		step()
 	}
-	for _, k := range keys {
+	for _, f := range c.book.Former() {
+		fresh.Remember(f.Key, f.Addrs, f.Until)
+	}
+	for _, k := range c.sorted() {
 		want, got := c.book.Decide(c.svcs[k]), fresh.Decide(c.svcs[k])
-		if d := cmp.Diff(want, got, equalAddrs); d != "" {
-			c.t.Fatalf("seed %d: %s after a restart (-before +after):\n%s", c.seed, k, d)
+		if !sameDecision(want, got) {
+			c.t.Fatalf("seed %d: %s after a restart (-before +after):\n%s", c.seed, k, cmp.Diff(want, got, equalAddrs))
 		}
 	}
-	newcomer := c.change(lb.Key{Namespace: c.pick("x", "y"), Name: "newcomer"})
-	if d := cmp.Diff(c.book.Decide(newcomer), fresh.Decide(newcomer), equalAddrs); d != "" {
-		c.t.Fatalf("seed %d: a newcomer after a restart (-before +after):\n%s", c.seed, d)
+	newcomer := c.change(lb.Key{Namespace: c.pick("x", "y"), Name: c.pick("newcomer", "1", "2", "3")})
+	if want, got := c.book.Decide(newcomer), fresh.Decide(newcomer); !sameDecision(want, got) {
+		c.t.Fatalf("seed %d: %s after a restart (-before +after):\n%s", c.seed, newcomer.Key, cmp.Diff(want, got, equalAddrs))
 	}
 	if d := cmp.Diff(c.book.Usage(), fresh.Usage()); d != "" {
 		c.t.Fatalf("seed %d: usage after a restart (-before +after):\n%s", c.seed, d)
 	}
 }
 
+// sameDecision is a fast comparison.
+func sameDecision(a, b ipam.Decision) bool {
+	same := func(a, b *ipam.Refusal) bool { return a == b || a != nil && b != nil && *a == *b }
+	return slices.Equal(a.Addrs, b.Addrs) && a.Pool == b.Pool && same(a.Refused, b.Refused) && same(a.Cleared, b.Cleared) && same(a.Guarded, b.Guarded)
+}
+
+func (c *cluster) conflicts() []lb.WireConflict {
+	var out []lb.WireConflict
+	for _, a := range slices.SortedFunc(maps.Keys(c.onWire), netip.Addr.Compare) {
+		out = append(out, lb.WireConflict{Addr: a, MAC: "02:00:00:00:00:01"})
+	}
+	return out
+}
+
+// holds returns what each Service has.
+func (c *cluster) holds() map[lb.Key][]netip.Addr {
+	out := make(map[lb.Key][]netip.Addr, len(c.svcs))
+	for k, svc := range c.svcs {
+		out[k] = svc.Addrs
+	}
+	return out
+}
+
+// checkStay: whatever happened to others, a Service keeps what it had.
+func (c *cluster) checkStay(before map[lb.Key][]netip.Addr, except lb.Key) {
+	for k, had := range before {
+		svc := c.svcs[k]
+		if svc == nil || k == except {
+			continue
+		}
+		d := c.book.Decide(svc)
+		if slices.ContainsFunc(had, func(a netip.Addr) bool { return !slices.Contains(d.Addrs, a) }) {
+			c.t.Fatalf("seed %d: %s had %v and has %+v", c.seed, k, had, d)
+		}
+	}
+}
+
+// leave deletes a Service; its addresses are kept for a while.
+func (c *cluster) leave(key lb.Key) {
+	if svc := c.svcs[key]; svc != nil {
+		c.book.Remember(key, svc.Addrs, c.now.Add(10*time.Minute))
+	}
+	c.book.Release(key)
+	delete(c.svcs, key)
+}
+
+// back creates a Service anew under a name that was there before. If nothing else
+// has changed, it gets what it had.
+func (c *cluster) back(key lb.Key) {
+	old := *c.svcs[key]
+	c.leave(key)
+	c.uid++
+	again := old
+	again.UID, again.Addrs, again.Pool = fmt.Sprint(c.uid), nil, ""
+	c.reconcile(&again)
+	if got := c.svcs[key].Addrs; !c.guard && old.RequestErr == "" && !c.cfg.SetAside[old.Pool] && !slices.ContainsFunc(old.Addrs, c.blocked) && !sameAddrs(old.Addrs, got) {
+		if p := c.cfg.PoolByName(old.Pool); p != nil && (p.AutoAssign || old.RequestedPool != "" || len(old.Requested) > 0) && len(old.Addrs) == len(old.Families()) {
+			c.t.Fatalf("seed %d: %s had %v and came back to %v", c.seed, key, old.Addrs, got)
+		}
+	}
+}
+
+// sameAddrs reports whether a and b are the same in any order.
+func sameAddrs(a, b []netip.Addr) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(x netip.Addr) bool { return !slices.Contains(b, x) })
+}
+
+func (c *cluster) blocked(a netip.Addr) bool { return c.onWire[a] || len(c.foreign[a]) > 0 }
+
+// step lets one random thing happen.
+func (c *cluster) step() {
+	key := lb.Key{Namespace: c.pick("x", "y"), Name: c.pick("1", "2", "3", "4", "5", "6", "7")}
+	before, poolsChanged := c.holds(), false
+	switch n := c.rng.IntN(24); {
+	case n == 0:
+		poolsChanged = true
+		c.cfg = c.pools()
+		c.book.SetPools(c.cfg.Pools, c.cfg.SetAside)
+		for _, k := range c.sorted() {
+			c.reconcile(c.svcs[k])
+		}
+	case n == 1:
+		c.now = c.now.Add(time.Duration(c.rng.IntN(15)) * time.Minute)
+		c.book.Forget(c.now)
+	case n == 2:
+		a := c.address()
+		c.foreign[a] = []lb.Holder{{Key: lb.Key{Namespace: "z", Name: "stranger"}, UID: "stranger", SharingKey: c.pick("", "k")}}
+		if c.rng.IntN(2) == 0 {
+			delete(c.foreign, a)
+		}
+		c.book.SetClaim(a, c.foreign[a])
+	case n == 3:
+		clear(c.onWire)
+		for range c.rng.IntN(4) {
+			c.onWire[c.address()] = true
+		}
+		c.book.SetOnWire(c.conflicts())
+	case n < 7:
+		c.leave(key)
+	case n == 7 && c.svcs[key] != nil:
+		c.back(key)
+	default:
+		c.reconcile(c.change(key))
+	}
+	if !poolsChanged || c.guard {
+		c.checkStay(before, key)
+	}
+	c.checkShared()
+}
+
 // TestRandomOperations: whatever happens, no address is given twice, decisions
-// converge, and a restart at any point changes nothing.
+// converge, a Service that has what it wants never moves, one that comes back gets
+// what it had, and a restart at any point changes nothing.
 func TestRandomOperations(t *testing.T) {
-	for seed := range uint64(40) {
-		c := &cluster{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, seed)), book: ipam.NewBook(), cfg: &config.Config{}, svcs: map[lb.Key]*lb.Service{}}
-		for range 100 {
-			key := lb.Key{Namespace: c.pick("x", "y"), Name: c.pick("1", "2", "3", "4", "5", "6", "7")}
-			switch n := c.rng.IntN(20); {
-			case n == 0:
+	const length = 14 // operations of a sequence
+	sequences := 100_000
+	if raceEnabled || testing.Short() {
+		sequences = 2_000
+	}
+	t.Logf("%d sequences: seeds 0 to %d", sequences, sequences-1)
+	const workers = 4
+	for w := range workers {
+		t.Run(fmt.Sprint(w), func(t *testing.T) {
+			t.Parallel()
+			for seed := uint64(w); seed < uint64(sequences); seed += workers {
+				c := newCluster(t, seed)
 				c.cfg = c.pools()
 				c.book.SetPools(c.cfg.Pools, c.cfg.SetAside)
-				for _, k := range slices.SortedFunc(maps.Keys(c.svcs), lb.Key.Compare) {
-					c.reconcile(c.svcs[k])
+				at := c.rng.IntN(length)
+				for i := range length {
+					if c.step(); i == at {
+						c.checkRestart()
+					}
 				}
-			case n < 5:
-				c.book.Release(key)
-				delete(c.svcs, key)
-			default:
-				c.reconcile(c.change(key))
+				c.checkUsage()
+				c.checkRestart()
 			}
-			c.checkShared()
-			c.checkUsage()
-			c.checkRestart()
-		}
+		})
 	}
 }
 
