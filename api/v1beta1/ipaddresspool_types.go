@@ -61,11 +61,31 @@ type IPAddressPoolStatus struct {
 	// AvailableIPv6 is the number of IPv6 addresses that are free.
 	AvailableIPv6 int64 `json:"availableIPv6"`
 
+	// FormerHolders are Services that are gone, and the addresses that are kept for
+	// their return: others get them before only if nothing else is free. They are the
+	// latest ones; some may have come back, or be forgotten already.
+	// +optional
+	// +listType=atomic
+	FormerHolders []FormerHolder `json:"formerHolders,omitempty"`
+
 	// Conditions say whether the pool is in force, and if not, why.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// FormerHolder is a Service that is gone.
+type FormerHolder struct {
+	// Namespace is the namespace that the Service was in.
+	Namespace string `json:"namespace"`
+	// Name is the name that the Service had.
+	Name string `json:"name"`
+	// Addresses are those that it held.
+	// +listType=atomic
+	Addresses []string `json:"addresses"`
+	// Until is when they stop being kept.
+	Until metav1.Time `json:"until"`
 }
 
 // +kubebuilder:object:root=true

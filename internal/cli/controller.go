@@ -177,9 +177,14 @@ func (l *leader) term(ctx context.Context) error {
 	case <-l.feed.Ready():
 	}
 	keepTrying(ctx, l.log, "read what was given before us", l.cluster.CatchUp)
+	former, err := l.cluster.FormerHolders(ctx)
+	if err != nil {
+		l.log.Warn("former holders are not known", "err", err)
+	}
 	writer, state := l.cluster.Writer(l.feed), l.cluster.StateWriter()
 	c := controller.New(controller.Deps{
 		Log: l.log, Options: l.opts, Feed: l.feed, Status: writer, State: state, Events: l.cluster, Metrics: l.metrics, Usage: l.usage,
+		Former: former,
 	})
 	tasks := task.New(l.log)
 	tasks.Go(ctx, "status of services", writer.Run)

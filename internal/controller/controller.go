@@ -64,6 +64,9 @@ type Deps struct {
 	Events  eventer
 	Metrics updateCounter
 	Usage   *Usage // takes the use of the pools
+	// Former are those that addresses are kept for, as the controller before said, in
+	// the order in which they went.
+	Former []ipam.Former
 }
 
 // Controller allocates addresses, as long as it is the one that does.
@@ -144,6 +147,15 @@ func (c *Controller) start(d kube.Delta) {
 		}
 	}
 	c.takeConflicts(d)
+	for _, f := range c.Former {
+		if c.services[f.Key] == nil && c.Options.Retention > 0 {
+			c.book.Remember(f.Key, f.Addrs, f.Until)
+		}
+	}
+	if c.cfg != nil {
+		c.book.SetPools(c.cfg.Pools, c.cfg.SetAside) // which drops those of pools that are gone
+	}
+	c.book.Forget(time.Now())
 	c.adopt(dirty, claimed)
 	c.Log.Info("adopted what services hold", "services", len(c.services), "holders", len(c.given))
 	c.settleAll(dirty, false)

@@ -145,6 +145,41 @@ func TestRecreatedServiceGetsItsAddressBack(t *testing.T) {
 	})
 }
 
+func TestRetentionOutlivesTheController(t *testing.T) {
+	story(t, func(w *world) {
+		w.opts.Retention = 10 * time.Minute
+		w.pool("p", "192.0.2.0/30")
+		w.service("a")
+		w.start()
+		w.step("a goes", func() { w.deleteService("a") })
+		w.start()
+		w.step("b comes", func() { w.service("b") })
+		w.step("a comes back", func() { w.service("a") })
+		w.check(`
+			# start
+			configuration in force
+			a: Normal IPAllocated: Assigned IP ["192.0.2.0"]
+			a: status 192.0.2.0 p
+			pool p: assigned 1+0, available 3+0
+			# a goes
+			pool p: assigned 0+0, available 4+0
+			# start
+			pool p: assigned 0+0, available 4+0
+			# b comes
+			b: Normal IPAllocated: Assigned IP ["192.0.2.1"]
+			b: status 192.0.2.1 p
+			pool p: assigned 1+0, available 3+0
+			# a comes back
+			a: Normal IPAllocated: Assigned IP ["192.0.2.0"]
+			a: status 192.0.2.0 p
+			pool p: assigned 2+0, available 2+0
+		`)
+		if len(w.former) != 0 {
+			t.Errorf("kept for %v", w.former)
+		}
+	})
+}
+
 func TestRetentionEnds(t *testing.T) {
 	story(t, func(w *world) {
 		w.opts.Retention = 10 * time.Minute

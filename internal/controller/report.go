@@ -17,6 +17,8 @@ const (
 	mostOnWire = 64
 	// mostNamed bounds how many Services a condition names.
 	mostNamed = 20
+	// mostFormer bounds how many Services that are gone are told to the one after us.
+	mostFormer = 200
 )
 
 // takeConflicts stores which addresses others on the wire use, and reports whether
@@ -63,6 +65,13 @@ func (c *Controller) report() {
 			Assigned4: u.Assigned4, Assigned6: u.Assigned6,
 			Available4: available(u.Total4, u.Assigned4+u.OnWire4), Available6: available(u.Total6, u.Assigned6+u.OnWire6),
 			OnWire: onWire[u.Pool], HeldBack: heldBack[u.Pool], Keep: c.keep(u.Pool),
+		}
+	}
+	for _, f := range c.book.Former(mostFormer) {
+		if pool := c.cfg.PoolOf(f.Addrs[0]); pool != "" {
+			p := s.Pools[pool]
+			p.Former = append(p.Former, f)
+			s.Pools[pool] = p
 		}
 	}
 	c.State.Set(s)

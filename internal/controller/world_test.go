@@ -42,7 +42,8 @@ type world struct {
 	onWire   []lb.WireConflict
 	opts     controller.Options
 	usage    *controller.Usage
-	age      int // of the world: each pool is younger than those before
+	former   []ipam.Former // as the status of pools says
+	age      int           // of the world: each pool is younger than those before
 	uid      int
 	lag      bool // what is written is not seen
 	counters map[string]kube.PoolState
@@ -78,7 +79,7 @@ func (w *world) start() {
 	ctx, w.stop = context.WithCancel(w.t.Context())
 	w.under = controller.New(controller.Deps{
 		Log: slog.New(slog.DiscardHandler), Options: w.opts, Feed: w, Status: statusWriter{w}, State: stateWriter{w}, Events: w, Metrics: w,
-		Usage: w.usage,
+		Usage: w.usage, Former: w.former,
 	})
 	w.say("# start")
 	go func() {
@@ -364,8 +365,7 @@ func (s stateWriter) Set(now kube.State) {
 		if p.HeldBack != old.HeldBack || p.Keep != old.Keep {
 			w.say("pool %s: keep %t: %s", name, p.Keep, p.HeldBack)
 		}
-		p.OnWire, p.HeldBack, p.Keep, old.OnWire, old.HeldBack, old.Keep = "", "", false, "", "", false
-		if p != old {
+		if p.Assigned4 != old.Assigned4 || p.Assigned6 != old.Assigned6 || p.Available4 != old.Available4 || p.Available6 != old.Available6 {
 			w.say("pool %s: assigned %d+%d, available %d+%d", name, p.Assigned4, p.Assigned6, p.Available4, p.Available6)
 		}
 	}
@@ -373,6 +373,10 @@ func (s stateWriter) Set(now kube.State) {
 		if !slices.Contains(w.problems, p) {
 			w.say("problem: %s", p)
 		}
+	}
+	w.former = nil
+	for _, p := range now.Pools {
+		w.former = append(w.former, p.Former...)
 	}
 	w.counters, w.problems = now.Pools, now.Problems
 }

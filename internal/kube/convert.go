@@ -36,6 +36,10 @@ const (
 	// for a Service but never given to it.
 	annotationReleased = "barelb.io/address-released"
 
+	// noSelector is the backend of a Service with externalTrafficPolicy Local whose
+	// endpoints somebody else writes.
+	noSelector = "<none>"
+
 	labelExclude = "node.kubernetes.io/exclude-from-external-load-balancers"
 )
 
@@ -80,6 +84,9 @@ func convertService(o *corev1.Service, class string, namespaceLabels map[string]
 	slices.SortFunc(svc.Ports, lb.Port.Compare)
 	if svc.TrafficLocal {
 		svc.Backend = lb.Selector{MatchLabels: o.Spec.Selector}.String()
+		if svc.Backend == "" {
+			svc.Backend = noSelector // or it would pass for one with Cluster
+		}
 	}
 	svc.SharingKey, svc.HasSharing = annotation(o, annotationSharing)
 	svc.RequestedPool, _ = annotation(o, annotationPool)

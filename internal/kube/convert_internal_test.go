@@ -150,7 +150,7 @@ func TestConvertService(t *testing.T) {
 			func(o *corev1.Service) {
 				o.Spec.ExternalTrafficPolicy, o.Spec.Selector = corev1.ServiceExternalTrafficPolicyLocal, nil
 			},
-			func(s *core) { s.TrafficLocal = true },
+			func(s *core) { s.TrafficLocal, s.Backend = true, "<none>" },
 		},
 		"status": {
 			func(o *corev1.Service) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -183,6 +184,32 @@ func TestEndpointSlicesMove(t *testing.T) {
 	})
 	l.delete(one)
 	want("", "")
+}
+
+// A Service that is not of type LoadBalancer any more loses its class with its type.
+// It is given back all the same.
+func TestServiceOfOurClassIsAnOrphanToo(t *testing.T) {
+	l := newLab(t)
+	class := "example.com/ours"
+	a := l.loadBalancer("a", func(o *corev1.Service) { o.Spec.LoadBalancerClass = &class })
+	l.create(a)
+	c := l.connect(kube.Options{Claims: true, LoadBalancerClass: class})
+	v := l.watch(c)
+	w := c.Writer(v.feed)
+	l.run(w.Run)
+	w.Set(l.key("a"), wish(a, "p", "192.0.2.1"), true)
+	l.statusSays(a, "192.0.2.1 p")
+	edit(l, a, func(o *corev1.Service) { o.Spec.Type, o.Spec.LoadBalancerClass = corev1.ServiceTypeClusterIP, nil })
+	v.until(func() string {
+		if v.last.Services[l.key("a")] != nil || !v.orphans[l.key("a")] {
+			return fmt.Sprintf("service %+v, orphans %v", v.last.Services[l.key("a")], v.orphans)
+		}
+		return ""
+	})
+	w.Set(l.key("a"), kube.ServiceStatus{}, true)
+	w.Release(l.key("a"), string(a.UID), netip.MustParseAddr("192.0.2.1"))
+	l.statusSays(a, "")
+	l.awaitClaim("192.0.2.1", "")
 }
 
 func TestServiceOfAnotherTypeIsAnOrphan(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/barelb/barelb/api/v1beta1"
 	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/ipam"
 )
 
 const (
@@ -45,6 +47,8 @@ type PoolState struct {
 	OnWire, HeldBack string
 	// Keep has the API server keep the pool, also if it is deleted.
 	Keep bool
+	// Former are those that addresses of the pool are kept for.
+	Former []ipam.Former
 }
 
 // StateWriter publishes a component's State: its ConfigurationState, and for the
@@ -196,10 +200,11 @@ func (w *StateWriter) writePool(ctx context.Context, name string, s PoolState, p
 	before := o.DeepCopy()
 	o.Status.AssignedIPv4, o.Status.AssignedIPv6 = s.Assigned4, s.Assigned6
 	o.Status.AvailableIPv4, o.Status.AvailableIPv6 = s.Available4, s.Available6
+	o.Status.FormerHolders = formerHolders(s.Former)
 	meta.SetStatusCondition(&o.Status.Conditions, accepted(config.KindIPAddressPool, name, o.Generation, problems))
 	remark(&o, v1beta1.ConditionAddressesInUseOnWire, s.OnWire, "nobody else on the wire uses addresses of this pool")
 	remark(&o, v1beta1.ConditionEditHeldBack, s.HeldBack, "no Service stands in the way")
-	if reflect.DeepEqual(before.Status, o.Status) {
+	if apiequality.Semantic.DeepEqual(before.Status, o.Status) {
 		return nil
 	}
 	return w.c.client.Status().Update(ctx, &o)

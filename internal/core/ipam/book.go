@@ -326,8 +326,9 @@ func (b *Book) Remember(key lb.Key, addrs []netip.Addr, until time.Time) {
 // Forget ends what is kept back until now, or before.
 func (b *Book) Forget(now time.Time) { b.former.expire(now, b.refresh) }
 
-// Former returns what is kept back for whom, the oldest first.
-func (b *Book) Former() []Former { return b.former.list() }
+// Former returns at most n of those that something is kept back for, those that went
+// last, the oldest of them first.
+func (b *Book) Former(n int) []Former { return b.former.latest(n) }
 
 // Holding returns what is recorded for a Service. It must not be changed.
 func (b *Book) Holding(key lb.Key) Holding { return b.holders[key] }

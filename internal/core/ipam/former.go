@@ -92,12 +92,18 @@ func (f *former) dropUnless(ok func(netip.Addr) bool) {
 	}
 }
 
-func (f *former) list() []Former {
+// latest returns at most n that are remembered, those that went last, the oldest of
+// them first.
+func (f *former) latest(n int) []Former {
 	var out []Former
-	for _, r := range f.queue {
+	for _, r := range slices.Backward(f.queue) {
+		if len(out) == n {
+			break
+		}
 		if f.valid(r) {
 			out = append(out, r)
 		}
 	}
+	slices.Reverse(out)
 	return out
 }

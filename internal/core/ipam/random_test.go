@@ -236,7 +236,7 @@ func (c *cluster) checkRestart() {
 	for _, step := range steps {
 		step()
 	}
-	for _, f := range c.book.Former() {
+	for _, f := range c.book.Former(1000) {
 		fresh.Remember(f.Key, f.Addrs, f.Until)
 	}
 	for _, k := range c.sorted() {
