@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,9 @@ import (
 const (
 	// leaseName is the Lease that the controller at work holds.
 	leaseName = "barelb-controller"
+
+	// guardInterval is how late we may notice that the Lease is not ours any more.
+	guardInterval = 50 * time.Millisecond
 
 	catchUpPage  = 500
 	catchUpPoll  = 20 * time.Millisecond
@@ -46,11 +50,11 @@ func (c *Cluster) Lead(ctx context.Context, opts LeadOptions, term func(context.
 	if err != nil {
 		return fmt.Errorf("make client of leases: %w", err)
 	}
-	lock := &resourcelock.LeaseLock{
-		LeaseMeta: metav1.ObjectMeta{Namespace: c.opts.Namespace, Name: leaseName}, Client: leases,
-		LockConfig: resourcelock.ResourceLockConfig{Identity: opts.Identity},
-	}
 	for ctx.Err() == nil {
+		lock := &lease{Interface: &resourcelock.LeaseLock{
+			LeaseMeta: metav1.ObjectMeta{Namespace: c.opts.Namespace, Name: leaseName}, Client: leases,
+			LockConfig: resourcelock.ResourceLockConfig{Identity: opts.Identity},
+		}}
 		if err := c.campaign(ctx, opts, lock, term); err != nil {
 			return err
 		}
@@ -59,7 +63,7 @@ func (c *Cluster) Lead(ctx context.Context, opts LeadOptions, term func(context.
 }
 
 // campaign waits for the leadership, runs term, and gives the leadership up.
-func (c *Cluster) campaign(ctx context.Context, opts LeadOptions, lock resourcelock.Interface, term func(context.Context) error) error {
+func (c *Cluster) campaign(ctx context.Context, opts LeadOptions, lock *lease, term func(context.Context) error) error {
 	started := make(chan context.Context, 1)
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, Name: leaseName, ReleaseOnCancel: true,
@@ -95,13 +99,87 @@ func (c *Cluster) campaign(ctx context.Context, opts LeadOptions, lock resourcel
 		termCtx, stop := context.WithCancel(ctx)
 		defer stop()
 		defer context.AfterFunc(leading, stop)()
+		go lock.guard(termCtx, opts.Duration, stop)
 		c.opts.Log.Info("leading", "identity", opts.Identity)
 		err := term(termCtx)
-		if leading.Err() != nil {
-			c.opts.Log.Warn("not leading any more: the lease could not be renewed in time")
+		if ctx.Err() == nil {
+			c.opts.Log.Warn("not leading any more: the lease was not renewed in time")
 		}
 		return err
 	}
+}
+
+// lease is the Lease as the elector uses it. The elector finds out late that another
+// has it: one that was asleep goes on for a while when it wakes up. So this looks
+// itself at what was written and read.
+type lease struct {
+	resourcelock.Interface
+	mu      sync.Mutex
+	renewed time.Time // by us
+	holder  string    // as it was read or written last
+}
+
+// Get reads the Lease.
+func (l *lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	r, raw, err := l.Interface.Get(ctx)
+	if err == nil {
+		l.note(r.HolderIdentity, false)
+	}
+	return r, raw, err
+}
+
+// Create makes the Lease.
+func (l *lease) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	err := l.Interface.Create(ctx, r)
+	if err == nil {
+		l.note(r.HolderIdentity, true)
+	}
+	return err
+}
+
+// Update writes the Lease, unless that would give back what another has by now.
+func (l *lease) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	l.mu.Lock()
+	others := r.HolderIdentity == "" && l.holder != l.Identity()
+	l.mu.Unlock()
+	if others {
+		return nil
+	}
+	err := l.Interface.Update(ctx, r)
+	if err == nil {
+		l.note(r.HolderIdentity, true)
+	}
+	return err
+}
+
+func (l *lease) note(holder string, written bool) { //nolint:revive // or only read
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.holder = holder; written {
+		l.renewed = time.Now()
+	}
+}
+
+// held reports whether the Lease is ours, for all that we know.
+func (l *lease) held(duration time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.holder == l.Identity() && time.Since(l.renewed) < duration
+}
+
+// guard calls stop when the Lease is not ours any more. Of time in which this process
+// did not run it learns as soon as it runs.
+func (l *lease) guard(ctx context.Context, duration time.Duration, stop func()) {
+	tick := time.NewTicker(guardInterval)
+	defer tick.Stop()
+	for l.held(duration) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	stop()
 }
 
 // CatchUp waits until what the caches know of Services and claims is no older than
