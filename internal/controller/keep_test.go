@@ -152,6 +152,7 @@ func TestRetentionOutlivesTheController(t *testing.T) {
 		w.service("a")
 		w.start()
 		w.step("a goes", func() { w.deleteService("a") })
+		w.step("it is told again that it is gone", func() { w.deleteService("a") })
 		w.start()
 		w.step("b comes", func() { w.service("b") })
 		w.step("a comes back", func() { w.service("a") })
@@ -163,6 +164,7 @@ func TestRetentionOutlivesTheController(t *testing.T) {
 			pool p: assigned 1+0, available 3+0
 			# a goes
 			pool p: assigned 0+0, available 4+0
+			# it is told again that it is gone
 			# start
 			pool p: assigned 0+0, available 4+0
 			# b comes

@@ -38,7 +38,7 @@ func (c *Controller) settleAll(dirty []lb.Key, freed bool) { //nolint:revive // 
 // leave takes back what a Service held that is gone, and keeps it for its return.
 func (c *Controller) leave(key lb.Key) bool {
 	had := c.book.Holding(key)
-	if c.Options.Retention > 0 {
+	if len(had.Addrs) > 0 && c.Options.Retention > 0 {
 		c.book.Remember(key, had.Addrs, time.Now().Add(c.Options.Retention))
 	}
 	freed := c.book.Release(key)
