@@ -38,6 +38,7 @@ demo: image lab-tool ## Measure Layer 2 and BGP on a real cluster on this machin
 test: image lab-tool ## Run all tests (as root: the adapters and the lab make network namespaces)
 	$(LAB) build --packages > $(BIN)/kube-bin
 	BARELB_KUBE_BIN=$$(cat $(BIN)/kube-bin) go test -race -tags '$(strip $(TAGS))' $(TEST_ARGS) ./...
+	go test -run TestRandomOperations ./internal/core/ipam # 100,000 sequences, too many for the race detector
 	cd lab && BARELB_KUBE_BIN=$$(cat ../$(BIN)/kube-bin) go test -p 1 -timeout 20m $(TEST_ARGS) ./...
 
 .PHONY: lab
