@@ -219,6 +219,7 @@ func convertPool(o *v1beta1.IPAddressPool) config.IPAddressPool {
 	p := config.IPAddressPool{
 		Meta: convertMeta(o), Addresses: o.Spec.Addresses, AvoidBuggyIPs: o.Spec.AvoidBuggyIPs,
 		AutoAssign: o.Spec.AutoAssign == nil || *o.Spec.AutoAssign, Terminating: o.DeletionTimestamp != nil,
+		Guarded:      slices.Contains(o.Finalizers, v1beta1.FinalizerInUse),
 		IgnoreOnWire: o.Annotations[v1beta1.AnnotationIgnoreOnWire],
 	}
 	if a := o.Spec.ServiceAllocation; a != nil {

@@ -53,6 +53,7 @@ type IPAddressPool struct {
 	AvoidBuggyIPs bool
 	Allocation    *ServiceAllocation
 	Terminating   bool // it has a deletion timestamp
+	Guarded       bool // it has our finalizer: what Services hold from it stays theirs
 	// IgnoreOnWire is the annotation of that name: addresses separated by commas, or
 	// "all".
 	IgnoreOnWire string

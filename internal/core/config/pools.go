@@ -19,6 +19,7 @@ type Pool struct {
 	AvoidBuggyIPs bool
 	Allocation    *ServiceAllocation // nil: for every Service
 	Terminating   bool               // it is being deleted: nothing more is given from it
+	Guarded       bool               // what Services hold from it stays theirs, whatever is written now
 	IgnoreOnWire  IgnoreOnWire
 
 	entries [][]netip.Prefix // each of spec.addresses as the fewest prefixes
@@ -126,7 +127,7 @@ func parsePool(o *IPAddressPool) (*Pool, problems) {
 	var ps problems
 	pool := &Pool{
 		Name: o.Name, Labels: o.Labels, AutoAssign: o.AutoAssign, AvoidBuggyIPs: o.AvoidBuggyIPs, Allocation: o.Allocation,
-		Terminating: o.Terminating,
+		Terminating: o.Terminating, Guarded: o.Guarded,
 	}
 	if len(o.Addresses) == 0 {
 		ps.add("spec.addresses", lb.InvalidField, "needs at least one CIDR or range")

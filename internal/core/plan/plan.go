@@ -265,7 +265,8 @@ func (p *Planner) decide(svc *Service, before *state) (*Verdict, *state) {
 }
 
 // poolOf returns the pool that the Service's addresses are from. Those of a pool
-// that is set aside are known by the Service's own record of its pool.
+// that is set aside, or that does not have them any more but is guarded, are known by
+// the Service's own record of its pool.
 func (p *Planner) poolOf(svc *lb.Service) (string, Outcome) {
 	if len(svc.Addrs) == 0 {
 		return "", Outcome{lb.NoAddress, "it has no address yet"}
@@ -274,7 +275,10 @@ func (p *Planner) poolOf(svc *lb.Service) (string, Outcome) {
 	for _, a := range svc.Addrs {
 		pool := svc.Pool
 		if !p.cfg.SetAside[pool] {
-			pool = p.cfg.PoolOf(a)
+			in := p.cfg.PoolOf(a)
+			if own := p.cfg.PoolByName(pool); in != "" || own == nil || !own.Guarded {
+				pool = in
+			}
 		}
 		switch {
 		case pool == "":

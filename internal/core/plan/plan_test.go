@@ -457,6 +457,9 @@ func TestSetAsidePoolStaysAnnounced(t *testing.T) {
 	for name, edit := range map[string]func(*world){
 		"junk":    func(w *world) { w.objs.Pools[0].Addresses = []string{"junk"} },
 		"emptied": func(w *world) { w.objs.Pools[0].Addresses = nil },
+		"shrunk, and guarded": func(w *world) {
+			w.objs.Pools[0].Addresses, w.objs.Pools[0].Guarded = []string{"203.0.113.0/24"}, true
+		},
 		"overlapped": func(w *world) {
 			w.objs.Pools[0].Created = time.Unix(9, 0)
 			w.objs.Pools = append(w.objs.Pools, config.IPAddressPool{Meta: created("older", 1), Addresses: []string{"192.168.0.0/16"}})
