@@ -88,6 +88,18 @@ func (f *Feed) onClaim(obj any, gone bool) { //nolint:revive // two kinds of eve
 	f.signal()
 }
 
+// noClaim is told that there is no claim to addr: one that was read directly may have
+// gone without the watch telling of it.
+func (f *Feed) noClaim(addr netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.claims[addr] != nil {
+		delete(f.claims, addr)
+		f.claimDirty[addr] = true
+		f.signal()
+	}
+}
+
 func (f *Feed) onConflict(obj any, gone bool) { //nolint:revive // two kinds of event
 	o, ok := obj.(*v1alpha1.AddressConflict)
 	if !ok {
@@ -172,11 +184,14 @@ func (w *Writer) tryClaim(ctx context.Context, o *v1alpha1.AddressClaim, addr ne
 	if err != nil {
 		var taken *takenError
 		if errors.As(err, &taken) && o != nil {
-			w.note(o, false)
+			w.feed.onClaim(o, false)
 		}
 		return err
 	}
 	if slices.EqualFunc(have, want, lb.Holder.Equal) {
+		if o == nil {
+			w.feed.noClaim(addr)
+		}
 		return nil
 	}
 	if len(want) == 0 {

@@ -156,7 +156,7 @@ func (f *Feed) waitForAll(ctx context.Context, synced map[string]toolscache.Info
 			}
 		}
 		slices.Sort(missing)
-		f.c.opts.Log.Warn("wait for the API server", "kinds", strings.Join(missing, " "), "addr", f.c.rest.Host)
+		f.c.opts.Log.Warn("wait for the API server: is it up, and are the CRDs and roles of this version installed?", "kinds", strings.Join(missing, " "), "addr", f.c.rest.Host)
 	}
 }
 

@@ -65,7 +65,7 @@ func (s ServiceStatus) Equal(o ServiceStatus) bool {
 // since it was read.
 type Writer struct {
 	c     *Cluster
-	note  func(obj any, gone bool) // takes claims that were read directly
+	feed  *Feed // takes claims that were read directly
 	queue priorityqueue.PriorityQueue[lb.Key]
 
 	mu      sync.Mutex
@@ -89,7 +89,7 @@ type job struct {
 func (c *Cluster) Writer(f *Feed) *Writer {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[lb.Key](firstRetry, lastRetry)
 	return &Writer{
-		c: c, note: f.onClaim, want: map[lb.Key]ServiceStatus{}, release: map[lb.Key]map[claimOf]bool{},
+		c: c, feed: f, want: map[lb.Key]ServiceStatus{}, release: map[lb.Key]map[claimOf]bool{},
 		queue: priorityqueue.New("service-status", func(o *priorityqueue.Opts[lb.Key]) { o.RateLimiter = limiter }),
 	}
 }
