@@ -83,14 +83,9 @@ type Controller struct {
 	refused  map[lb.Key]string             // what its user was told last; it waits for better times
 	guarded  map[lb.Key]guarded
 	holders  map[string]int // of each pool
-	// releasing are the claims that the writer was told to remove.
-	releasing map[claim]bool
-}
-
-// claim is that of one Service to one address.
-type claim struct {
-	uid  string
-	addr netip.Addr
+	// releasing are the UIDs of Services, by address, whose claims the writer was told
+	// to remove and may not have removed yet.
+	releasing map[netip.Addr]map[string]bool
 }
 
 // New returns a Controller.
@@ -98,7 +93,7 @@ func New(d Deps) *Controller {
 	c := &Controller{
 		Deps: d, ready: make(chan struct{}), book: ipam.NewBook(), services: map[lb.Key]*lb.Service{},
 		given: map[lb.Key]kube.ServiceStatus{}, refused: map[lb.Key]string{}, guarded: map[lb.Key]guarded{},
-		holders: map[string]int{}, releasing: map[claim]bool{},
+		holders: map[string]int{}, releasing: map[netip.Addr]map[string]bool{},
 	}
 	if d.Options.GuardPools {
 		c.book.Guard()
@@ -281,9 +276,9 @@ func (c *Controller) takeServices(d kube.Delta) ([]lb.Key, map[lb.Key]bool) {
 // takeClaim stores who has claimed addr, and marks the Services that this concerns. It
 // reports whether others may now get what they could not get before.
 func (c *Controller) takeClaim(addr netip.Addr, holders []lb.Holder, changed map[lb.Key]bool) bool {
-	for _, h := range c.book.Claims(addr) {
-		if !slices.ContainsFunc(holders, func(o lb.Holder) bool { return o.UID == h.UID }) {
-			delete(c.releasing, claim{h.UID, addr})
+	for uid := range c.releasing[addr] {
+		if !slices.ContainsFunc(holders, func(o lb.Holder) bool { return o.UID == uid }) {
+			c.notReleasing(addr, uid)
 		}
 	}
 	freed := c.book.SetClaim(addr, holders)
@@ -307,9 +302,19 @@ func (c *Controller) releaseStrays(addr netip.Addr) bool {
 	return len(strays) > 0
 }
 
+// release has a claim removed. It may be called again and again: a claim may come back
+// while it is being removed, by a controller that was deposed.
 func (c *Controller) release(key lb.Key, uid string, addr netip.Addr) {
-	if r := (claim{uid, addr}); !c.releasing[r] {
-		c.releasing[r] = true
-		c.Status.Release(key, uid, addr)
+	if c.releasing[addr] == nil {
+		c.releasing[addr] = map[string]bool{}
+	}
+	c.releasing[addr][uid] = true
+	c.Status.Release(key, uid, addr)
+}
+
+// notReleasing notes that a claim is gone, or shall stay.
+func (c *Controller) notReleasing(addr netip.Addr, uid string) {
+	if delete(c.releasing[addr], uid); len(c.releasing[addr]) == 0 {
+		delete(c.releasing, addr)
 	}
 }

@@ -83,6 +83,26 @@ func TestStrayClaims(t *testing.T) {
 	})
 }
 
+// A claim that was removed before the controller heard of it, and comes back, is
+// removed again.
+func TestStrayClaimThatComesBack(t *testing.T) {
+	story(t, func(w *world) {
+		w.pool("p", "192.0.2.0/30")
+		w.service("a")
+		w.start()
+		w.step("a moves, and its first claim is not heard of", func() {
+			w.service("a", asks("192.0.2.1"))
+			delete(w.delta.Claims, first)
+		})
+		for range 2 {
+			w.step("another controller claims it again", func() { w.claim(first, holder("a", "1")) })
+			if len(w.claims[first]) != 0 {
+				t.Errorf("claims: %v", w.claims)
+			}
+		}
+	})
+}
+
 // Somebody deletes the claims: they come back, and nothing moves.
 func TestClaimsThatAreDeletedComeBack(t *testing.T) {
 	story(t, func(w *world) {

@@ -73,7 +73,7 @@ func (c *Controller) settle(live *lb.Service) (freed bool) {
 		}
 	}
 	for _, a := range d.Addrs {
-		delete(c.releasing, claim{svc.UID, a}) // it was to be taken, and shall stay
+		c.notReleasing(a, svc.UID) // it was to be taken, and shall stay
 	}
 	c.tell(svc, d)
 	if !gave || !had.Equal(now) || !c.said(live, now) {
@@ -105,7 +105,7 @@ func (c *Controller) givenByAnother(svc *lb.Service, had kube.ServiceStatus) boo
 		return false
 	}
 	return !slices.ContainsFunc(svc.Addrs, func(a netip.Addr) bool {
-		return c.releasing[claim{svc.UID, a}] || !slices.ContainsFunc(c.book.Claims(a), func(h lb.Holder) bool { return h.UID == svc.UID && !h.Released })
+		return c.releasing[a][svc.UID] || !slices.ContainsFunc(c.book.Claims(a), func(h lb.Holder) bool { return h.UID == svc.UID && !h.Released })
 	})
 }
 

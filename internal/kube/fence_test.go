@@ -193,8 +193,8 @@ func (l *lab) inOrder() string {
 	claimed := map[string]string{} // by UID
 	for _, c := range claims.Items {
 		for _, h := range c.Spec.Holders {
-			if _, twice := claimed[h.UID]; twice || h.Released {
-				return fmt.Sprintf("%s is claimed for %s, which is not in order", c.Name, h.Name)
+			if other, twice := claimed[h.UID]; twice || h.Released {
+				return fmt.Sprintf("%s is claimed for %s (released: %t), and so is %q", c.Name, h.Name, h.Released, other)
 			}
 			claimed[h.UID] = c.Spec.Address
 		}
