@@ -36,6 +36,7 @@ const (
 	NodeNetworkUnavailable      Reason = "NodeNetworkUnavailable"
 	NodeExcluded                Reason = "NodeExcluded" // exclude-from-external-load-balancers
 	NoPeer                      Reason = "NoPeer"       // no BGPPeer takes it on this node
+	NotAnnounced                Reason = "NotAnnounced" // no node announces it, whatever the reason of each
 )
 
 // Reasons why an object is set aside.
