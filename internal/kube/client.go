@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/flowcontrol"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
@@ -38,12 +39,16 @@ import (
 	"github.com/barelb/barelb/api/v1beta2"
 )
 
-// The limits of Events, which must not be in the way of anything. All other
-// requests have none: how many are made at once is bounded where they are made, and
-// the API server's priority and fairness protects it better than a slow client does.
+// The limits of our own requests that are for people to read: they are written at
+// leisure, and may not be in the way of anything. All other requests have none: how
+// many are made at once is bounded where they are made, and the API server's priority
+// and fairness protects it better than a slow client does.
 const (
-	eventQPS   = 50
-	eventBurst = 200
+	backgroundQPS   = 50 // announcement status
+	backgroundBurst = 100
+	eventsQPS       = 250 // of one controller; what it cannot send soon is lost
+	nodeEventsQPS   = 50  // of each of many speakers, as many as the changes that they are about
+	eventsBurst     = 100
 )
 
 // stopTime is how long Run waits for its watches to end.
@@ -69,12 +74,15 @@ type Options struct {
 
 // Cluster is a connection to one Kubernetes cluster.
 type Cluster struct {
-	opts     Options
-	rest     *rest.Config
-	client   client.Client // reads the API server directly; writes
-	cache    cache.Cache
-	recorder record.EventRecorder
-	events   record.EventBroadcaster
+	opts   Options
+	rest   *rest.Config
+	client client.Client // reads the API server directly; writes
+	// background is a client for what is never urgent.
+	background client.Client
+	cache      cache.Cache
+	recorder   record.EventRecorder
+	events     record.EventBroadcaster
+	pod        ownPod
 }
 
 // Connect prepares the connection: in a Pod by its ServiceAccount, elsewhere by
@@ -104,6 +112,12 @@ func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
+	slow := rest.CopyConfig(cfg)
+	slow.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(backgroundQPS, backgroundBurst) // one for all kinds
+	background, err := client.New(slow, client.Options{Scheme: scheme, Mapper: kinds()})
+	if err != nil {
+		return nil, fmt.Errorf("make client for what is not urgent: %w", err)
+	}
 	byObject, err := watched(opts)
 	if err != nil {
 		return nil, err
@@ -117,7 +131,7 @@ func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 	}
 	events := record.NewBroadcaster()
 	return &Cluster{
-		opts: opts, rest: cfg, client: c, cache: ca, events: events,
+		opts: opts, rest: cfg, client: c, background: background, cache: ca, events: events,
 		recorder: events.NewRecorder(scheme, corev1.EventSource{Component: opts.Component, Host: opts.NodeName}),
 	}, nil
 }
@@ -133,8 +147,8 @@ func logWatchError(ctx context.Context, log *slog.Logger, err error) {
 	log.Log(ctx, level, "watch interrupted", "err", err)
 }
 
-// watched limits what is watched: configuration in our own namespace only, and of
-// the ConfigurationStates our own.
+// watched limits what is watched: configuration in our own namespace only, of the
+// ConfigurationStates our own, and of announcement status a speaker its own.
 func watched(opts Options) (map[client.Object]cache.ByObject, error) {
 	ours := map[string]cache.Config{opts.Namespace: {}}
 	byObject := map[client.Object]cache.ByObject{}
@@ -144,6 +158,14 @@ func watched(opts Options) (map[client.Object]cache.ByObject, error) {
 	byObject[&v1beta1.ConfigurationState{}] = cache.ByObject{Namespaces: map[string]cache.Config{
 		opts.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", configurationState(opts).Name)},
 	}}
+	announcements := cache.ByObject{Namespaces: ours}
+	if opts.NodeName != "" {
+		mine := labels.SelectorFromSet(labels.Set{v1beta1.LabelNode: nodeLabel(opts.NodeName)})
+		announcements = cache.ByObject{Namespaces: map[string]cache.Config{opts.Namespace: {LabelSelector: mine}}}
+	}
+	for _, kind := range announcementKinds() {
+		byObject[kind] = announcements
+	}
 	if opts.SpeakerLabels != "" {
 		sel, err := labels.Parse(opts.SpeakerLabels)
 		if err != nil {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -38,13 +39,21 @@ const (
 
 func (c *Cluster) startEvents() {
 	cfg := rest.CopyConfig(c.rest)
-	cfg.QPS, cfg.Burst = eventQPS, eventBurst
+	cfg.QPS, cfg.Burst = eventsQPS, eventsBurst // a budget of their own: nothing waits for Events
+	if c.opts.NodeName != "" {
+		cfg.QPS = nodeEventsQPS
+	}
 	set, err := typedcorev1.NewForConfig(cfg)
 	if err != nil {
 		c.opts.Log.Warn("events are not recorded", "err", err)
 		return
 	}
 	c.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: set.Events("")})
+}
+
+// NodeAssigned returns the message of EventNodeAssigned.
+func NodeAssigned(node, protocol string) string {
+	return fmt.Sprintf("announcing from node %q with protocol %q", node, protocol)
 }
 
 // ServiceEvent records an Event on a Service. warning tells trouble from news.

@@ -11,6 +11,9 @@ func (f *Feed) Hurry(refresh, awaited, patience time.Duration) {
 	f.config.refresh, f.config.awaited, f.patience = refresh, awaited, patience
 }
 
+// Hurry makes a writer wait less before it writes.
+func (w *AnnouncementWriter) Hurry(delay time.Duration) { w.delay = delay }
+
 // Pending counts the wishes that have not come true.
 func (w *Writer) Pending() int {
 	w.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -40,6 +41,45 @@ func (c *Cluster) Speakers(ctx context.Context) (map[string]netip.Addr, error) {
 		}
 	}
 	return out, nil
+}
+
+// ownPod is the reference to our own Pod, once it was read.
+type ownPod struct {
+	mu  sync.Mutex
+	ref *metav1.OwnerReference
+}
+
+// ownPod returns a reference to our own Pod, or nil if we are in none, or in one
+// that is not there or may not be read.
+func (c *Cluster) ownPod(ctx context.Context) (*metav1.OwnerReference, error) {
+	if c.opts.PodName == "" {
+		return nil, nil //nolint:nilnil // no Pod is no error
+	}
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	if c.pod.ref != nil {
+		return c.pod.ref, nil
+	}
+	var pod corev1.Pod
+	err := c.client.Get(ctx, client.ObjectKey{Namespace: c.opts.Namespace, Name: c.opts.PodName}, &pod)
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+		return nil, nil //nolint:nilnil // then what we write has no owner
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get own pod: %w", err)
+	}
+	c.pod.ref = &metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
+	return c.pod.ref, nil
+}
+
+// setOwner makes owner, if not nil, the owner of o, so that o goes with it. It
+// reports whether it was not yet.
+func setOwner(o client.Object, owner *metav1.OwnerReference) bool {
+	if have := o.GetOwnerReferences(); owner == nil || len(have) == 1 && have[0] == *owner {
+		return false
+	}
+	o.SetOwnerReferences([]metav1.OwnerReference{*owner})
+	return true
 }
 
 // EnsureMemberlistSecret makes the Secret by which speakers recognize each other,

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -57,7 +56,6 @@ type StateWriter struct {
 	c        *Cluster
 	next     *latest[State]
 	reported map[config.Problem]bool // Events were recorded; owned by Run
-	owner    *metav1.OwnerReference  // our Pod, once it was read; owned by Run
 	touched  chan struct{}           // somebody changed or deleted what we wrote
 }
 
@@ -332,20 +330,10 @@ func configurationState(opts Options) *v1beta1.ConfigurationState {
 // own makes our Pod the owner of o, so that o goes with it, and reports whether it
 // was not yet. Without the Pod, o stays as it is.
 func (w *StateWriter) own(ctx context.Context, o client.Object) bool {
-	if w.c.opts.PodName == "" {
+	owner, err := w.c.ownPod(ctx)
+	if err != nil {
+		w.c.opts.Log.Debug("own pod cannot be read: its configuration state will outlive it", "err", err)
 		return false
 	}
-	if w.owner == nil {
-		var pod corev1.Pod
-		if err := w.c.client.Get(ctx, client.ObjectKey{Namespace: w.c.opts.Namespace, Name: w.c.opts.PodName}, &pod); err != nil {
-			w.c.opts.Log.Debug("own pod cannot be read: its configuration state will outlive it", "err", err)
-			return false
-		}
-		w.owner = &metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
-	}
-	if have := o.GetOwnerReferences(); len(have) == 1 && have[0] == *w.owner {
-		return false
-	}
-	o.SetOwnerReferences([]metav1.OwnerReference{*w.owner})
-	return true
+	return setOwner(o, owner)
 }
