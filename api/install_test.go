@@ -174,7 +174,8 @@ func TestInstallPermissions(t *testing.T) {
 	}
 	for _, r := range []string{"servicel2statuses", "servicebgpstatuses"} {
 		table = append(table,
-			access{"speaker", namespace, "metallb.io", r, "", all},
+			access{"both", namespace, "metallb.io", r, "", []string{"list", "watch"}},
+			access{"speaker", namespace, "metallb.io", r, "", slices.Concat([]string{"get"}, write)},
 			access{"speaker", namespace, "metallb.io", r + "/status", "", report},
 			access{"nobody", "default", "metallb.io", r, "", all},
 		)

@@ -67,9 +67,10 @@ type Options struct {
 	// without a class.
 	LoadBalancerClass string
 	// Endpoints says to watch EndpointSlices (speakers do), Claims to watch
-	// AddressClaims (the controller does).
-	Endpoints, Claims bool
-	Log               *slog.Logger
+	// AddressClaims, Announcements to watch the announcement status of all nodes
+	// (the controller does both).
+	Endpoints, Claims, Announcements bool
+	Log                              *slog.Logger
 }
 
 // Cluster is a connection to one Kubernetes cluster.
@@ -158,7 +159,7 @@ func watched(opts Options) (map[client.Object]cache.ByObject, error) {
 	byObject[&v1beta1.ConfigurationState{}] = cache.ByObject{Namespaces: map[string]cache.Config{
 		opts.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", configurationState(opts).Name)},
 	}}
-	announcements := cache.ByObject{Namespaces: ours}
+	announcements := cache.ByObject{Namespaces: ours, Transform: slimAnnouncement}
 	if opts.NodeName != "" {
 		mine := labels.SelectorFromSet(labels.Set{v1beta1.LabelNode: nodeLabel(opts.NodeName)})
 		announcements = cache.ByObject{Namespaces: map[string]cache.Config{opts.Namespace: {LabelSelector: mine}}}

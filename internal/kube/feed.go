@@ -41,6 +41,7 @@ type Feed struct {
 	namespaces map[string]map[string]string // labels
 	claims     map[netip.Addr]*v1alpha1.AddressClaim
 	conflicts  map[netip.Addr]lb.WireConflict
+	announced  announcements
 	dirty      map[lb.Key]bool
 	nodesDirty bool
 	claimDirty map[netip.Addr]bool
@@ -69,6 +70,12 @@ type Delta struct {
 	// Conflicts are all addresses that somebody outside the cluster answers for,
 	// sorted, if one of them changed; else nil.
 	Conflicts []lb.WireConflict
+	// Announced says which nodes announce the Services whose announcement changed;
+	// the zero value means nowhere. It is nil if none did, and until all that
+	// speakers say was read once, which may be after Ready. The first that is not
+	// nil, and the first after Rewind, leave out only Services that nobody
+	// announces. Only with Options.Announcements.
+	Announced map[lb.Key]lb.Announcement
 }
 
 // Feed returns the feed of this connection.
@@ -135,6 +142,17 @@ func (f *Feed) Run(ctx context.Context) error {
 	if !f.waitForAll(ctx, synced) {
 		return nil
 	}
+	if f.c.opts.Announcements {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		synced, err := f.watchAnnouncements(ctx)
+		if err != nil {
+			return err
+		}
+		wg.Go(func() { f.awaitAnnouncements(ctx, synced) })
+	}
 	return f.config.run(ctx, func() { close(f.ready) })
 }
 
@@ -199,6 +217,7 @@ func (f *Feed) Drain() Delta {
 	if f.objectsDirty {
 		d.Objects = f.objects
 	}
+	d.Announced = f.announced.drain()
 	slices.SortFunc(d.Orphans, lb.Key.Compare)
 	f.dirty, f.claimDirty = map[lb.Key]bool{}, map[netip.Addr]bool{}
 	f.nodesDirty, f.conflictsDirty, f.objectsDirty = false, false, false
@@ -214,6 +233,7 @@ func (f *Feed) Rewind() {
 	for addr := range f.claims {
 		f.claimDirty[addr] = true
 	}
+	f.announced.rewind()
 	f.nodesDirty, f.conflictsDirty, f.objectsDirty = true, true, f.objects != nil
 	f.mu.Unlock()
 	f.signal()

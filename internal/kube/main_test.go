@@ -294,6 +294,8 @@ type view struct {
 	feed    *kube.Feed
 	last    kube.Delta // all Deltas so far, together
 	orphans map[lb.Key]bool
+	// announced is what all Deltas so far have said, nil if none did.
+	announced map[lb.Key]lb.Announcement
 }
 
 // watch runs c and its feed, and waits until everything was read.
@@ -332,6 +334,10 @@ func (v *view) drain() kube.Delta {
 	if d.Objects != nil {
 		v.last.Objects = d.Objects
 	}
+	if d.Announced != nil && v.announced == nil {
+		v.announced = map[lb.Key]lb.Announcement{}
+	}
+	maps.Copy(v.announced, d.Announced)
 	return d
 }
 
