@@ -19,6 +19,7 @@ import (
 
 	"github.com/barelb/barelb/internal/kube"
 	"github.com/barelb/barelb/internal/layer2"
+	"github.com/barelb/barelb/internal/speaker"
 )
 
 func TestWords(t *testing.T) {
@@ -60,12 +61,24 @@ func TestFlagsAndVariables(t *testing.T) {
 	}
 	check("", map[string]string{
 		"namespace": "a", "node-name": "node1", "ml-bindport": "7950", "ml-labels": "app=metallb", "host": "", "port": "9120", "health-probe-port": "17472",
+		"service-status-objects": "true",
 	})
-	check("-namespace=b --node-name node2 -ml-bindport 1 -ml-wan-config -ignore-exclude-lb=true -lb-class x.y/z", map[string]string{
+	check("-namespace=b --node-name node2 -ml-bindport 1 -ml-wan-config -ignore-exclude-lb=true -lb-class x.y/z -service-status-objects=false", map[string]string{
 		"namespace": "b", "node-name": "node2", "ml-bindport": "1", "ml-wan-config": "true", "ignore-exclude-lb": "true", "lb-class": "x.y/z",
+		"service-status-objects": "false",
 	})
 	t.Setenv("METALLB_ML_BIND_PORT", "")
 	check("", map[string]string{"ml-bindport": "7946"})
+}
+
+func TestStatusObjectsFlag(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		deps := speaker.Deps{}
+		f := speakerFlags{common: common{statusObjects: on}}
+		if task := statusTask(f, &kube.Cluster{}, &deps); task == nil || (deps.Status != nil) != on {
+			t.Errorf("--service-status-objects=%t: the speaker reports to %v", on, deps.Status)
+		}
+	}
 }
 
 func TestMembersFlags(t *testing.T) {

@@ -93,7 +93,8 @@ func runController(ctx context.Context, f controllerFlags, log *slog.Logger) err
 		return err
 	}
 	cluster, err := kube.Connect(kube.Options{
-		Namespace: f.namespace, Component: "metallb-controller", PodName: f.podName, LoadBalancerClass: f.lbClass, Claims: true, Log: log,
+		Namespace: f.namespace, Component: "metallb-controller", PodName: f.podName, LoadBalancerClass: f.lbClass,
+		Claims: true, Announcements: f.statusObjects, Log: log,
 	})
 	if err != nil {
 		return err

@@ -105,6 +105,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	if members != nil {
 		deps.Members = members
 	}
+	status := statusTask(f, cluster, &deps)
 	s := speaker.New(deps)
 	log.Info("starting speaker", "version", version(), "node", f.nodeName, "namespace", f.namespace)
 
@@ -117,6 +118,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	}
 	tasks.Go(ctx, "watch", cluster.Run)
 	tasks.Go(ctx, "status of configuration", state.Run)
+	tasks.Go(ctx, "status of announcements", status)
 	tasks.Go(ctx, "links", links.Run)
 	tasks.Go(ctx, "layer2", l2.Run)
 	tasks.Go(ctx, "bgp", routers.Run)
@@ -126,6 +128,21 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	tasks.Go(ctx, "feed", feed.Run)
 	tasks.Go(ctx, "plan", s.Run)
 	return tasks.Wait(ctx)
+}
+
+// statusTask returns the task that keeps this node's announcement status: it writes
+// what the speaker says or, if that is not wanted, deletes what was written before.
+func statusTask(f speakerFlags, cluster *kube.Cluster, deps *speaker.Deps) func(context.Context) error {
+	if f.statusObjects {
+		w := cluster.AnnouncementWriter()
+		deps.Status = w
+		return w.Run
+	}
+	return func(ctx context.Context) error {
+		keepTrying(ctx, deps.Log, "remove announcement status", cluster.RemoveAnnouncements)
+		<-ctx.Done()
+		return nil
+	}
 }
 
 // newMembers returns the membership among speakers, or nil if it is not asked for.

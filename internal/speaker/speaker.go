@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -38,6 +39,9 @@ type (
 	stateWriter interface {
 		Set(s kube.State)
 	}
+	statusWriter interface {
+		Set(changed map[lb.Key]kube.Announcing)
+	}
 	eventer interface {
 		ServiceEvent(svc *lb.Service, warning bool, reason, message string)
 	}
@@ -56,6 +60,7 @@ type Deps struct {
 	L2      announcer[lb.L2]
 	BGP     announcer[lb.BGP]
 	State   stateWriter
+	Status  statusWriter // of what is announced, with its Events; nil: there are Events alone
 	Events  eventer
 	Metrics counters
 	// Announced counts what this node announces.
@@ -73,6 +78,8 @@ type Speaker struct {
 	shown    map[lb.Key]shown // what metrics and Events said last
 	problems []config.Problem // what was said last of the configuration
 	reported bool             // anything was
+	joined   bool             // it is known who lives
+	told     bool             // Status was told anything
 }
 
 // shown is what the outside was told of one Service.
@@ -133,6 +140,7 @@ func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 	for _, key := range desired.Changed {
 		s.show(key)
 	}
+	s.reportStatus(desired.Changed)
 	if d.Objects != nil || d.Nodes != nil {
 		s.reportConfig(desired.Problems)
 	}
@@ -157,8 +165,39 @@ func (s *Speaker) take(d kube.Delta) {
 		s.planner.SetConfig(s.cfg)
 	}
 	if s.Members != nil {
-		s.planner.SetAlive(s.Members.Alive())
+		alive := s.Members.Alive()
+		s.planner.SetAlive(alive)
+		s.joined = s.joined || len(alive) > 0
 	}
+}
+
+// reportStatus hands on what this node announces of the Services that changed: at
+// first of all, be there none. It begins once it is known who lives. Until then no
+// node owns anything, for some seconds, and what our predecessor has written of its
+// addresses would be deleted and written again.
+func (s *Speaker) reportStatus(changed []lb.Key) {
+	switch {
+	case s.Status == nil, s.Members != nil && !s.joined, s.told && len(changed) == 0:
+		return
+	case !s.told:
+		changed = slices.Collect(maps.Keys(s.planner.Verdicts()))
+	}
+	s.told = true
+	now := make(map[lb.Key]kube.Announcing, len(changed))
+	for _, key := range changed {
+		var a kube.Announcing
+		if v, svc := s.planner.Verdict(key), s.services[key]; v != nil && svc != nil {
+			a.UID, a.Addrs = svc.UID, v.Addrs
+			if v.L2.Reason == lb.Announced {
+				a.L2, a.Links = true, v.Links
+			}
+			if v.BGP.Reason == lb.Announced {
+				a.Peers = v.Peers
+			}
+		}
+		now[key] = a
+	}
+	s.Status.Set(now)
 }
 
 // reportConfig publishes what is wrong with the configuration, here.
@@ -211,7 +250,7 @@ func (s *Speaker) showProtocol(key lb.Key, protocol string, stopped, started boo
 	}
 	s.Announced.add(key, protocol, is)
 	s.Log.Info("announced", "service", key.String(), "addr", fmt.Sprint(is), "protocol", protocol)
-	if svc := s.services[key]; svc != nil {
-		s.Events.ServiceEvent(svc, false, kube.EventNodeAssigned, fmt.Sprintf("announcing from node %q with protocol %q", s.Options.Node, protocol))
+	if svc := s.services[key]; svc != nil && s.Status == nil {
+		s.Events.ServiceEvent(svc, false, kube.EventNodeAssigned, kube.NodeAssigned(s.Options.Node, protocol))
 	}
 }

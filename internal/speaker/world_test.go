@@ -46,7 +46,7 @@ type world struct {
 }
 
 // newWorld starts a speaker. watched says whether speakers watch each other.
-func newWorld(t *testing.T, watched bool) *world {
+func newWorld(t *testing.T, watched bool, change ...func(w *world, d *speaker.Deps)) *world {
 	t.Helper()
 	w := &world{
 		t: t, done: make(chan struct{}), reg: prometheus.NewPedanticRegistry(), alive: map[string]bool{}, applied: map[string]string{},
@@ -58,6 +58,9 @@ func newWorld(t *testing.T, watched bool) *world {
 	}
 	if watched {
 		deps.Members = members{w}
+	}
+	for _, f := range change {
+		f(w, &deps)
 	}
 	w.under = speaker.New(deps)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -76,11 +79,23 @@ func newDelta() kube.Delta {
 	return kube.Delta{Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}}
 }
 
+// statusWriter prints what the node does for Services.
+type statusWriter struct{ w *world }
+
+// Set prints what changed.
+func (s statusWriter) Set(changed map[lb.Key]kube.Announcing) {
+	s.w.say("status of %d Services", len(changed))
+	for _, key := range slices.SortedFunc(maps.Keys(changed), lb.Key.Compare) {
+		a := changed[key]
+		s.w.say("  %s %s %v: layer2 %t %v, bgp %v", key.Name, a.UID, a.Addrs, a.L2, a.Links, a.Peers)
+	}
+}
+
 // story runs a test in a bubble.
-func story(t *testing.T, watched bool, fn func(w *world)) {
+func story(t *testing.T, watched bool, fn func(w *world), change ...func(w *world, d *speaker.Deps)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, watched)
+		w := newWorld(t, watched, change...)
 		fn(w)
 		w.stop()
 		<-w.done
