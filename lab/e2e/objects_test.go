@@ -100,6 +100,8 @@ func (l *lab) objects(kind, in string) dynamic.ResourceInterface {
 		gvr.Version = "v1beta2"
 	case "Community":
 		gvr.Resource = "communities"
+	case "ServiceL2Status", "ServiceBGPStatus":
+		gvr.Resource = strings.ToLower(kind) + "es"
 	case "Secret", "ServiceAccount":
 		gvr.Group, gvr.Version = "", "v1"
 	case "ClusterRole", "ClusterRoleBinding":
