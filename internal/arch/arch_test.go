@@ -26,6 +26,7 @@ const root = "../.."
 // second list names what nothing that the packages need may be, however far away.
 func TestImports(t *testing.T) {
 	adapters := []string{"bgp", "kube", "layer2", "link", "liveness"}
+	shared := []string{"packet"} // what several adapters stand on
 	shells := []string{"cli", "controller", "speaker"}
 	ours := func(names ...string) []string {
 		var out []string
@@ -50,6 +51,9 @@ func TestImports(t *testing.T) {
 		if a != "kube" {
 			forbidden["./internal/"+a] = append(forbidden["./internal/"+a], "sigs.k8s.io/", "k8s.io/")
 		}
+	}
+	for _, p := range shared {
+		forbidden["./internal/"+p] = append(append(ours(adapters...), ours(shells...)...), append(kubernetes, module+"/internal/core/")...)
 	}
 	for pattern, bad := range forbidden {
 		for _, dep := range deps(t, pattern) {

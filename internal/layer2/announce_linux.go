@@ -9,6 +9,7 @@ import (
 
 	"github.com/barelb/barelb/internal/core/arp"
 	"github.com/barelb/barelb/internal/core/ndp"
+	"github.com/barelb/barelb/internal/packet"
 )
 
 const (
@@ -101,14 +102,14 @@ func (a *Announcer) sendUnasked(out senders, k key) error {
 	}
 	var frames [][]byte
 	if k.addr.Is4() {
-		for _, packet := range arp.Gratuitous(k.addr, p.mac) {
-			frames = append(frames, packet.Append(nil))
+		for _, claim := range arp.Gratuitous(k.addr, p.mac) {
+			frames = append(frames, claim.Append(nil))
 		}
 	} else {
 		frames = append(frames, ndp.Unsolicited(k.addr, p.mac).Append(nil))
 	}
 	for _, frame := range frames {
-		if err := out.send(frame, k.link); linkGone(err) {
+		if err := out.send(frame, k.link); packet.LinkGone(err) {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("announce %s on %s: %w", k.addr, p.name, err)
@@ -120,29 +121,29 @@ func (a *Announcer) sendUnasked(out senders, k key) error {
 
 // senders are sockets by link index, one for each link so that one which takes no
 // more frames does not hold up the others. Only one goroutine may use them.
-type senders map[int]*packetConn
+type senders map[int]*packet.Conn
 
 // send sends a frame on a link. It waits up to sendTime for room.
 func (s senders) send(frame []byte, link int) error {
 	conn := s[link]
 	if conn == nil {
 		var err error
-		if conn, err = openSender(); err != nil {
+		if conn, err = packet.OpenSender(); err != nil {
 			return err
 		}
 		s[link] = conn
 	}
-	if err := conn.setDeadline(time.Now().Add(sendTime)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(sendTime)); err != nil {
 		return err
 	}
-	return conn.send(frame, link)
+	return conn.Send(frame, link)
 }
 
 // keep closes the sockets of links that are not among ports.
 func (s senders) keep(ports map[int]port) {
 	for link, conn := range s {
 		if _, ok := ports[link]; !ok {
-			_ = conn.close() // nothing depends on what it says
+			_ = conn.Close() // nothing depends on what it says
 			delete(s, link)
 		}
 	}

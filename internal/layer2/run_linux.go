@@ -12,10 +12,8 @@ import (
 
 	"github.com/barelb/barelb/internal/core/arp"
 	"github.com/barelb/barelb/internal/core/ndp"
+	"github.com/barelb/barelb/internal/packet"
 )
-
-// maxFrame in bytes is more than any solicitation that makes sense.
-const maxFrame = 2048
 
 // Run answers and announces until ctx ends, and then returns nil. Links may come and
 // go meanwhile. It fails at once if the sockets cannot be opened. It may be called
@@ -36,21 +34,21 @@ func (a *Announcer) Run(ctx context.Context) error {
 }
 
 // sockets are those that answers are given on.
-type sockets struct{ arp, ndp *packetConn }
+type sockets struct{ arp, ndp *packet.Conn }
 
 func openSockets() (sockets, error) {
-	a, err := openReceiver(unix.ETH_P_ARP, arpRequests())
+	a, err := packet.OpenReceiver(unix.ETH_P_ARP, arpRequests())
 	if err != nil {
 		return sockets{}, err
 	}
-	n, err := openReceiver(unix.ETH_P_IPV6, solicitations())
+	n, err := packet.OpenReceiver(unix.ETH_P_IPV6, solicitations())
 	if err != nil {
-		return sockets{}, errors.Join(err, a.close())
+		return sockets{}, errors.Join(err, a.Close())
 	}
 	return sockets{a, n}, nil
 }
 
-func (s sockets) close() error { return errors.Join(s.arp.close(), s.ndp.close()) }
+func (s sockets) close() error { return errors.Join(s.arp.Close(), s.ndp.Close()) }
 
 // answerer decides about a frame that arrived on p. It returns the reply, appended to
 // out, and whose it is; nil if the frame is not answered.
@@ -83,14 +81,14 @@ func answerNDP(t *table, p port, frame, out []byte) ([]byte, *entry) {
 }
 
 // serve answers what conn receives until ctx ends.
-func (a *Announcer) serve(ctx context.Context, conn *packetConn, gate *sync.Mutex, answer answerer) error {
-	in, out := make([]byte, maxFrame), make([]byte, 0, ndp.MaxFrameLen)
+func (a *Announcer) serve(ctx context.Context, conn *packet.Conn, gate *sync.Mutex, answer answerer) error {
+	in, out := make([]byte, packet.MaxFrame), make([]byte, 0, ndp.MaxFrameLen)
 	for {
-		n, link, err := conn.read(in)
+		n, link, err := conn.Read(in)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // the error is that we were told to stop
-		case err != nil && transient(err):
+		case err != nil && packet.Transient(err):
 			a.cfg.Log.DebugContext(ctx, "receive interrupted", "err", err)
 		case err != nil:
 			return fmt.Errorf("receive frame: %w", err)
@@ -102,7 +100,7 @@ func (a *Announcer) serve(ctx context.Context, conn *packetConn, gate *sync.Mute
 	}
 }
 
-func (a *Announcer) reply(ctx context.Context, conn *packetConn, link int, answer answerer, frame, out []byte) {
+func (a *Announcer) reply(ctx context.Context, conn *packet.Conn, link int, answer answerer, frame, out []byte) {
 	t := a.table.Load()
 	p, ok := t.ports[link]
 	if !ok {
@@ -113,7 +111,7 @@ func (a *Announcer) reply(ctx context.Context, conn *packetConn, link int, answe
 		return
 	}
 	e.count.requests.Add(1)
-	if err := conn.send(reply, link); err != nil {
+	if err := conn.Send(reply, link); err != nil {
 		a.cfg.Log.DebugContext(ctx, "reply not sent", "addr", e.addr, "link", p.name, "err", err)
 		return
 	}
