@@ -112,5 +112,11 @@ func Gratuitous(addr netip.Addr, mac MAC) [2]Packet {
 	return [2]Packet{p, q}
 }
 
+// Probe returns the frame by which a station at mac asks whether anybody uses addr
+// (RFC 5227 §2.1.1). Its sender address is 0.0.0.0, so that no cache learns from it.
+func Probe(addr netip.Addr, mac MAC) Packet {
+	return Packet{Dst: Broadcast(), Src: mac, Op: Request, SenderMAC: mac, SenderAddr: netip.IPv4Unspecified(), TargetAddr: addr}
+}
+
 // isUnicast reports whether m can be the address of one station.
 func isUnicast(m MAC) bool { return m[0]&1 == 0 && m != MAC{} }

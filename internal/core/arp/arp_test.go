@@ -175,6 +175,17 @@ func TestGratuitous(t *testing.T) {
 	}
 }
 
+func TestProbe(t *testing.T) {
+	want := bytesOf(t, `ffffffffffff 020000000009 0806
+		0001 0800 06 04 0001 020000000009 00000000 000000000000 c0a801fa`)
+	if diff := cmp.Diff(want, arp.Probe(vip, client).Append(nil)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, drop := arp.Answer(arp.Probe(vip, client).Append(nil), self, func(netip.Addr) bool { return true }); drop != arp.Answered {
+		t.Errorf("a node that announces the address does not answer: %s", drop)
+	}
+}
+
 func FuzzAnswer(f *testing.F) {
 	f.Add(request(nil).Append(nil))
 	f.Add(request(func(p *arp.Packet) { p.SenderAddr = netip.IPv4Unspecified() }).Append(nil))

@@ -133,6 +133,16 @@ func ParseAdvertisement(frame []byte) (Advertisement, error) {
 	return a, nil
 }
 
+// Solicit returns the NS by which a node at mac, with the link-local address from,
+// asks who has target (RFC 4861 §7.2.2). The answer comes to that node alone.
+func Solicit(target netip.Addr, mac MAC, from netip.Addr) Solicitation {
+	group := Group(target)
+	return Solicitation{
+		Dst: GroupMAC(group), Src: mac, SrcIP: from, DstIP: group, Target: target,
+		SourceLinkAddr: mac, HasSourceLinkAddr: true,
+	}
+}
+
 // Append appends the frame to b.
 func (s Solicitation) Append(b []byte) []byte {
 	m := message{dst: s.Dst, src: s.Src, srcIP: s.SrcIP, dstIP: s.DstIP, target: s.Target}

@@ -313,3 +313,15 @@ func BenchmarkAnswer(b *testing.B) {
 		}
 	}
 }
+
+func TestSolicit(t *testing.T) {
+	from := netip.MustParseAddr("fe80::9")
+	want := solicit(func(s *ndp.Solicitation) { s.SrcIP = from })
+	if diff := cmp.Diff(want, ndp.Solicit(vip, client, from), addrs); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	a, drop := ndp.Answer(ndp.Solicit(vip, client, from).Append(nil), self, func(netip.Addr) bool { return true })
+	if drop != ndp.Answered || a.Dst != client || a.DstIP != from {
+		t.Errorf("a node that announces the address answers %s to %s at %x, want to %s alone", drop, a.DstIP, a.Dst, from)
+	}
+}
