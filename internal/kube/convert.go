@@ -192,6 +192,16 @@ func convertNode(o *corev1.Node) lb.Node {
 			n.NetworkUnavailable = true
 		}
 	}
+	for _, at := range o.Status.Addresses {
+		if at.Type != corev1.NodeInternalIP && at.Type != corev1.NodeExternalIP {
+			continue
+		}
+		if a, err := netip.ParseAddr(at.Address); err == nil {
+			n.Addrs = append(n.Addrs, a.Unmap())
+		}
+	}
+	slices.SortFunc(n.Addrs, netip.Addr.Compare)
+	n.Addrs = slices.Compact(n.Addrs)
 	return n
 }
 

@@ -230,6 +230,8 @@ func TestConvertEndpoints(t *testing.T) {
 	}
 }
 
+var sameAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
 func TestConvertNode(t *testing.T) {
 	condition := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) corev1.NodeStatus {
 		return corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}, {Type: kind, Status: status}}}
@@ -247,11 +249,19 @@ func TestConvertNode(t *testing.T) {
 		"network unknown": {nil, condition(corev1.NodeNetworkUnavailable, corev1.ConditionUnknown), lb.Node{}},
 		"excluded":        {map[string]string{exclude: ""}, corev1.NodeStatus{}, lb.Node{Excluded: true}},
 		"excluded, false": {map[string]string{exclude: "false"}, corev1.NodeStatus{}, lb.Node{Excluded: true}}, // any value, as in Kubernetes
+		"addresses": {nil, corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeHostName, Address: "n"},
+			{Type: corev1.NodeExternalIP, Address: "203.0.113.9"},
+			{Type: corev1.NodeInternalIP, Address: "2001:db8::9"},
+			{Type: corev1.NodeInternalIP, Address: "192.0.2.9"},
+			{Type: corev1.NodeExternalIP, Address: "192.0.2.9"},
+			{Type: corev1.NodeInternalIP, Address: "nonsense"},
+		}}, lb.Node{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("2001:db8::9")}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.want.Name, c.want.Labels = "n", c.labels
 			got := convertNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: c.labels}, Status: c.status})
-			if diff := cmp.Diff(c.want, got); diff != "" {
+			if diff := cmp.Diff(c.want, got, sameAddr); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -329,11 +339,12 @@ func TestSlim(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{"a": "b"}, Labels: map[string]string{"l": "m"}},
 		Status:     corev1.NodeStatus{Images: []corev1.ContainerImage{{}}, Conditions: []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable}}},
 	}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.9"}}
 	before := convertNode(node)
 	if _, err := slim(node); err != nil || node.Annotations != nil || node.Status.Images != nil {
 		t.Errorf("%v, node %+v", err, node)
 	}
-	if diff := cmp.Diff(before, convertNode(node)); diff != "" {
+	if diff := cmp.Diff(before, convertNode(node), sameAddr); diff != "" {
 		t.Error(diff)
 	}
 	if got, err := slim("no object"); err != nil || got != "no object" {

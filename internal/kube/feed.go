@@ -327,7 +327,7 @@ func (f *Feed) onNode(obj any, gone bool) {
 	switch {
 	case gone:
 		delete(f.nodes, n.Name)
-	case had && old.NetworkUnavailable == n.NetworkUnavailable && maps.Equal(old.Labels, n.Labels):
+	case had && old.NetworkUnavailable == n.NetworkUnavailable && maps.Equal(old.Labels, n.Labels) && slices.Equal(old.Addrs, n.Addrs):
 		return // a heartbeat of the kubelet
 	default:
 		f.nodes[n.Name] = n

@@ -49,6 +49,11 @@ func TestHeartbeatsAreNoNews(t *testing.T) {
 			o.Labels = map[string]string{"a": "c"}
 			o.Status.Conditions[0].Type = corev1.NodeNetworkUnavailable
 		}), false, 1},
+		{"address", node(func(o *corev1.Node) {
+			o.Labels = map[string]string{"a": "c"}
+			o.Status.Conditions[0].Type = corev1.NodeNetworkUnavailable
+			o.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.9"}}
+		}), false, 1},
 		{"gone", node(nil), true, 0},
 	} {
 		f.onNode(c.node, c.gone)

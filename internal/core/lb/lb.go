@@ -156,6 +156,7 @@ type Endpoint struct {
 type Node struct {
 	Name               string
 	Labels             map[string]string
-	NetworkUnavailable bool // condition NetworkUnavailable is True
-	Excluded           bool // carries node.kubernetes.io/exclude-from-external-load-balancers
+	Addrs              []netip.Addr // internal and external ones, sorted
+	NetworkUnavailable bool         // condition NetworkUnavailable is True
+	Excluded           bool         // carries node.kubernetes.io/exclude-from-external-load-balancers
 }
