@@ -52,6 +52,18 @@ func Rank(addr netip.Addr, candidates []Candidate) []string {
 	return names
 }
 
+// Ahead returns how many of the candidates rank before a node, which need not be among
+// them, all with the score 0. It takes one pass over the candidates.
+func Ahead(addr netip.Addr, candidates []Candidate, node string) int {
+	self, n := rank(addr, Candidate{Node: node}), 0
+	for _, c := range candidates {
+		if rank(addr, c).compare(self) < 0 {
+			n++
+		}
+	}
+	return n
+}
+
 type ranked struct {
 	Candidate
 	hash [sha256.Size]byte

@@ -83,3 +83,17 @@ func BenchmarkElect1000Nodes(b *testing.B) {
 		owner.Elect(addr, cands)
 	}
 }
+
+func TestAheadIsThePlaceInTheRank(t *testing.T) {
+	addr := netip.MustParseAddr("192.168.1.250")
+	var cands []owner.Candidate
+	for i := range 50 {
+		cands = append(cands, owner.Candidate{Node: fmt.Sprintf("node%d", i)})
+	}
+	for want, node := range owner.Rank(addr, cands) {
+		others := slices.DeleteFunc(slices.Clone(cands), func(c owner.Candidate) bool { return c.Node == node })
+		if with, without := owner.Ahead(addr, cands, node), owner.Ahead(addr, others, node); with != want || without != want {
+			t.Errorf("%s: %d are ahead among all, %d among the others, want %d", node, with, without, want)
+		}
+	}
+}
