@@ -146,11 +146,6 @@ func (m *Machine) Hear(c Claim, now time.Time) {
 	}
 }
 
-// Heeds reports whether a claim about addr can matter.
-func (m *Machine) Heeds(addr netip.Addr) bool {
-	return m.states[addr] != nil || m.peers.byAddr[addr] != nil
-}
-
 // pause returns the time between two probes.
 func (m *Machine) pause() time.Duration { return probeMin + m.jitter(probeMax-probeMin) }
 
