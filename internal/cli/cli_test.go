@@ -83,7 +83,7 @@ func TestHelp(t *testing.T) {
 		"barelb":                   {"barelb controller", "Available Commands", "speaker", "version"},
 		"barelb --help":            {"Available Commands", "MetalLB's API"},
 		"barelb controller --help": {"--ml-secret-name", "--lb-class", "METALLB_NAMESPACE", "9120"},
-		"barelb speaker -h":        {"--ml-bindaddr", "--node-name", "METALLB_NODE_NAME", "7946"},
+		"barelb speaker -h":        {"--ml-bindaddr", "--probe-addresses", "--node-name", "METALLB_NODE_NAME", "7946"},
 		"/speaker --help":          {"--ml-bindaddr"},
 	} {
 		code, stdout, stderr := run(t, strings.Fields(args)...)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/barelb/barelb/internal/bgp"
@@ -20,6 +21,7 @@ import (
 	"github.com/barelb/barelb/internal/layer2"
 	"github.com/barelb/barelb/internal/link"
 	"github.com/barelb/barelb/internal/liveness"
+	"github.com/barelb/barelb/internal/probe"
 	"github.com/barelb/barelb/internal/speaker"
 	"github.com/barelb/barelb/internal/task"
 )
@@ -28,7 +30,7 @@ type speakerFlags struct {
 	common
 	nodeName, mlBindAddr, mlLabels, mlSecretPath string
 	mlBindPort                                   int
-	wan, ignoreExclude                           bool
+	wan, ignoreExclude, probeAddresses           bool
 	host, excludeFile                            string
 }
 
@@ -67,6 +69,7 @@ announcing.`,
 	fl.StringVar(&f.mlSecretPath, "ml-secret-key-path", env("METALLB_ML_SECRET_KEY_PATH", ""), "directory of the file secretkey, which all speakers share (METALLB_ML_SECRET_KEY_PATH)")
 	fl.BoolVar(&f.wan, "ml-wan-config", false, "slower timers, for nodes that are far apart")
 	fl.BoolVar(&f.ignoreExclude, "ignore-exclude-lb", false, "announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too")
+	fl.BoolVar(&f.probeAddresses, "probe-addresses", true, "ask the network, by ARP and NDP, who uses the addresses of pools that are given next; what a host outside the cluster uses is not given")
 	fl.StringVar(&f.excludeFile, "exclude-l2-config", "/etc/metallb/excludel2.yaml", "file that names the links to leave out, by regular expressions; it may be missing")
 	fl.StringVar(&f.host, "host", env("METALLB_HOST", ""), "address of this node, the first choice for a router ID (METALLB_HOST)")
 	ignored(fl, []string{"frrk8s-secret-passthrough"}, []string{"frrk8s-namespace", "bgp-debounce-timeout"})
@@ -106,6 +109,9 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 		deps.Members = members
 	}
 	status := statusTask(f, cluster, &deps)
+	conflicts := cluster.ConflictWriter()
+	prober := newProber(f, links, exclude, reg, log)
+	deps.Wire = newWire(f.nodeName, prober, conflicts)
 	s := speaker.New(deps)
 	log.Info("starting speaker", "version", version(), "node", f.nodeName, "namespace", f.namespace)
 
@@ -125,6 +131,11 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	if members != nil {
 		tasks.Go(ctx, "members", members.Run)
 	}
+	tasks.Go(ctx, "address conflicts", conflicts.Run)
+	if prober != nil {
+		tasks.Go(ctx, "probes", prober.Run)
+	}
+	tasks.Go(ctx, "wire", deps.Wire.Run)
 	tasks.Go(ctx, "feed", feed.Run)
 	tasks.Go(ctx, "plan", s.Run)
 	return tasks.Wait(ctx)
@@ -143,6 +154,22 @@ func statusTask(f speakerFlags, cluster *kube.Cluster, deps *speaker.Deps) func(
 		<-ctx.Done()
 		return nil
 	}
+}
+
+// newProber returns what asks who uses addresses, or nil if that is off.
+func newProber(f speakerFlags, links *link.Watcher, exclude []*regexp.Regexp, reg prometheus.Registerer, log *slog.Logger) *probe.Prober {
+	if !f.probeAddresses {
+		return nil
+	}
+	return probe.New(probe.Config{Node: f.nodeName, Log: log, Links: links, Exclude: exclude, Registerer: reg})
+}
+
+// newWire wires it; without a prober it takes back what this node reported before.
+func newWire(node string, p *probe.Prober, w *kube.ConflictWriter) *speaker.Wire {
+	if p == nil {
+		return speaker.NewWire(node, nil, w)
+	}
+	return speaker.NewWire(node, p, w)
 }
 
 // newMembers returns the membership among speakers, or nil if it is not asked for.

@@ -65,6 +65,8 @@ type Deps struct {
 	Metrics counters
 	// Announced counts what this node announces.
 	Announced *Announced
+	// Wire is told of what the plan learns; nil asks about no addresses.
+	Wire *Wire
 }
 
 // Speaker plans and announces.
@@ -164,10 +166,14 @@ func (s *Speaker) take(d kube.Delta) {
 		s.cfg = config.Parse(*d.Objects, s.cfg)
 		s.planner.SetConfig(s.cfg)
 	}
+	var alive map[string]bool
 	if s.Members != nil {
-		alive := s.Members.Alive()
+		alive = s.Members.Alive()
 		s.planner.SetAlive(alive)
 		s.joined = s.joined || len(alive) > 0
+	}
+	if s.Wire != nil {
+		s.Wire.tell(d, s.cfg, alive)
 	}
 }
 

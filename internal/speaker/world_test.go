@@ -31,6 +31,7 @@ type world struct {
 	under *speaker.Speaker
 	stop  context.CancelFunc
 	done  chan struct{}
+	ended func() // stops what else runs
 	reg   *prometheus.Registry
 
 	changed, aliveChanged, ready chan struct{}
@@ -99,6 +100,9 @@ func story(t *testing.T, watched bool, fn func(w *world), change ...func(w *worl
 		fn(w)
 		w.stop()
 		<-w.done
+		if w.ended != nil {
+			w.ended()
+		}
 	})
 }
 
