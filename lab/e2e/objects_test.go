@@ -98,6 +98,8 @@ func (l *lab) objects(kind, in string) dynamic.ResourceInterface {
 	switch kind {
 	case "BGPPeer":
 		gvr.Version = "v1beta2"
+	case "AddressConflict":
+		gvr.Group, gvr.Version = "barelb.io", "v1alpha1"
 	case "Community":
 		gvr.Resource = "communities"
 	case "ServiceL2Status", "ServiceBGPStatus":
