@@ -13,14 +13,18 @@ import (
 // a burst of new Services may take before they are looked at again.
 const windowSize = 16
 
+// mostFormer bounds how many addresses are remembered that were released.
+const mostFormer = 1 << 14
+
 // Window knows which addresses are given next. It is fed with what every speaker
 // knows, so that all of them see the same window without the controller's help.
 type Window struct {
 	book      *ipam.Book
 	cfg       *config.Config
 	services  map[lb.Key]*lb.Service
-	held      map[netip.Addr]int // Services that hold it, by their status
-	requested map[netip.Addr]int // Services that ask for it
+	held      map[netip.Addr]int  // Services that hold it, by their status
+	requested map[netip.Addr]int  // Services that ask for it
+	former    map[netip.Addr]bool // was held, and is free now
 	conflicts []lb.WireConflict
 }
 
@@ -28,7 +32,7 @@ type Window struct {
 func NewWindow() *Window {
 	return &Window{
 		book: ipam.NewBook(), cfg: &config.Config{}, services: map[lb.Key]*lb.Service{},
-		held: map[netip.Addr]int{}, requested: map[netip.Addr]int{},
+		held: map[netip.Addr]int{}, requested: map[netip.Addr]int{}, former: map[netip.Addr]bool{},
 	}
 }
 
@@ -56,7 +60,23 @@ func (w *Window) SetService(key lb.Key, svc *lb.Service) bool {
 	} else {
 		w.book.Settle(svc, svc.Addrs)
 	}
+	w.remember(addrs(old, has), addrs(svc, has))
 	return true
+}
+
+// remember notes which addresses are free that were held.
+func (w *Window) remember(was, is []netip.Addr) {
+	for _, a := range was {
+		if a = a.Unmap(); w.held[a] == 0 {
+			w.former[a] = true
+		}
+	}
+	for _, a := range is {
+		delete(w.former, a.Unmap())
+	}
+	if len(w.former) > mostFormer {
+		clear(w.former) // they are not kept back for ever either
+	}
 }
 
 // recount replaces was by is in counts. It reports whether they differ.
@@ -93,6 +113,10 @@ func (w *Window) Conflicts() []lb.WireConflict { return w.conflicts }
 // when that ends; those that Services ask for and nobody holds; and the next free ones
 // of each pool. What a Service holds is never among them. Of a pool that has
 // MaxConflicts or more, there are the first so many conflicts and nothing else.
+//
+// The controller keeps back for a while what a Service held that is gone, and gives
+// the next address to others. How long is not known here, so both are asked about: the
+// next ones of all that are free, and of those that were not held lately.
 func (w *Window) Candidates() []Candidate {
 	all := map[netip.Addr]Candidate{}
 	conflicts := map[string]int{} // by pool
@@ -114,9 +138,15 @@ func (w *Window) Candidates() []Candidate {
 		}
 	}
 	inConflict := func(a netip.Addr) bool { return all[a].Conflict.Addr.IsValid() }
+	passOver := []func(netip.Addr) bool{inConflict}
+	if len(w.former) > 0 {
+		passOver = append(passOver, func(a netip.Addr) bool { return inConflict(a) || w.former[a] })
+	}
 	for _, p := range w.cfg.Pools {
-		for _, addr := range w.book.NextFree(p.Name, windowSize, inConflict) {
-			add(addr, p.Name)
+		for _, skip := range passOver {
+			for _, addr := range w.book.NextFree(p.Name, windowSize, skip) {
+				add(addr, p.Name)
+			}
 		}
 	}
 	out := make([]Candidate, 0, len(all))

@@ -104,7 +104,7 @@ func TestWindow(t *testing.T) {
 			for _, n := range []string{"a", "b", "c"} {
 				w.SetService(lb.Key{Namespace: "default", Name: n}, nil)
 			}
-		}, "p1:192.0.2.0-192.0.2.2 p1:192.0.2.3! p1:192.0.2.4-192.0.2.16 p2:198.51.100.8-198.51.100.11 p2:2001:db8::-2001:db8::f"},
+		}, "p1:192.0.2.0-192.0.2.2 p1:192.0.2.3! p1:192.0.2.4-192.0.2.17 p2:198.51.100.8-198.51.100.11 p2:2001:db8::-2001:db8::10"},
 		{"a pool goes, and its conflict with it", func() { w.SetConfig(pools("198.51.100.8/30")) }, "p1:198.51.100.8-198.51.100.11"},
 	}
 	for _, s := range steps {
@@ -113,6 +113,33 @@ func TestWindow(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", s.name, diff)
 		}
 	}
+}
+
+// What was released lately may be kept back for who held it, or not.
+func TestWindowLooksPastFormerAddresses(t *testing.T) {
+	w := wire.NewWindow()
+	w.SetConfig(pools("192.0.2.0/24"))
+	check := func(name, want string) {
+		t.Helper()
+		if diff := cmp.Diff(want, text(w.Candidates())); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	var keys []lb.Key
+	for i := range 100 {
+		s := service(fmt.Sprint(i), holds(fmt.Sprintf("192.0.2.%d", i)))
+		w.SetService(s.Key, s)
+		keys = append(keys, s.Key)
+	}
+	check("held", "p1:192.0.2.100-192.0.2.115")
+	for _, key := range keys[20:] {
+		w.SetService(key, nil)
+	}
+	check("released", "p1:192.0.2.20-192.0.2.35 p1:192.0.2.100-192.0.2.115")
+	w.SetService(keys[20], service("20", holds("192.0.2.20")))
+	check("held again", "p1:192.0.2.21-192.0.2.36 p1:192.0.2.100-192.0.2.115")
+	w.SetService(keys[20], service("20", holds("192.0.2.100")))
+	check("another address", "p1:192.0.2.20-192.0.2.35 p1:192.0.2.101-192.0.2.116")
 }
 
 func TestWindowTellsWhatMatters(t *testing.T) {
