@@ -124,3 +124,32 @@ func TestConflictWhoseReporterIsGone(t *testing.T) {
 		t.Errorf("the speaker of %s has come back by itself: it proves nothing", reporter)
 	}
 }
+
+// What is in use on the wire is not given, also to who asks for it, until it is free.
+func TestAddressInUseIsNotGiven(t *testing.T) {
+	l := frr(t)
+	const taken, prefix = "192.168.1.240", "192.168.1.240/24"
+	mac := l.useElsewhere(t, prefix)
+	l.apply(t, pool("taken", []string{taken + "-192.168.1.241"}, "autoAssign: false"))
+	l.awaitConflicts(t, taken+" "+mac+" eth0")
+	eventually(t, "the condition of the pool", func() error {
+		text, err := l.field(t.Context(), "IPAddressPool", "taken", "status", "conditions")
+		if err == nil && (!strings.Contains(text, "AddressesInUseOnWire") || !strings.Contains(text, mac)) {
+			err = fmt.Errorf("conditions are %s", text)
+		}
+		return err
+	})
+
+	if got := l.serve(t, system.Service{Name: "other"}, "taken"); got.String() == taken {
+		t.Fatalf("a Service got %s, which the client uses", taken)
+	}
+	asks := system.Service{Name: "asks", Annotations: map[string]string{askFor: taken}}
+	l.create(t, asks)
+	l.awaitEvent(t, namespace, "Service", asks.Name, "AllocationFailed", "AddressInUseOnWire", mac)
+
+	must(t, l.c.Box(cluster.Client).Command(t.Context(), "ip", "addr", "del", prefix, "dev", "eth0").Run())
+	if got := l.addresses(t, asks.Name, 1)[0]; got.String() != taken {
+		t.Errorf("the Service that waits got %s, want %s", got, taken)
+	}
+	l.awaitConflicts(t)
+}
