@@ -102,7 +102,7 @@ func runController(ctx context.Context, f controllerFlags, log *slog.Logger) err
 	l := leader{
 		cluster: cluster, feed: cluster.Feed(), log: log, follows: make(chan struct{}), leads: make(chan struct{}),
 		metrics: kube.NewClientMetrics(cluster.Registry()), usage: &controller.Usage{},
-		opts: controller.Options{GuardPools: f.poolEdits == editsGuard, Retention: f.retention},
+		opts: controller.Options{GuardPools: f.poolEdits == editsGuard, Retention: f.retention, Announcements: f.statusObjects},
 	}
 	if err := cluster.Registry().Register(l.usage); err != nil {
 		return fmt.Errorf("register metrics: %w", err)

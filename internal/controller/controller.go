@@ -52,6 +52,9 @@ type Options struct {
 	// Retention is how long the addresses of a Service that is gone are kept back for
 	// one of the same name, as long as others are free.
 	Retention time.Duration
+	// Announcements says that the feed tells where Services are announced, for the
+	// condition Announced.
+	Announcements bool
 }
 
 // Deps are the parts that a Controller works with.
@@ -86,6 +89,7 @@ type Controller struct {
 	// releasing are the UIDs of Services, by address, whose claims the writer was told
 	// to remove and may not have removed yet.
 	releasing map[netip.Addr]map[string]bool
+	announced announced
 }
 
 // New returns a Controller.
@@ -93,7 +97,7 @@ func New(d Deps) *Controller {
 	c := &Controller{
 		Deps: d, ready: make(chan struct{}), book: ipam.NewBook(), services: map[lb.Key]*lb.Service{},
 		given: map[lb.Key]kube.ServiceStatus{}, refused: map[lb.Key]string{}, guarded: map[lb.Key]guarded{},
-		holders: map[string]int{}, releasing: map[netip.Addr]map[string]bool{},
+		holders: map[string]int{}, releasing: map[netip.Addr]map[string]bool{}, announced: newAnnounced(),
 	}
 	if d.Options.GuardPools {
 		c.book.Guard()
@@ -115,14 +119,20 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer c.Usage.set(nil)
 	c.start(c.Feed.Drain())
 	close(c.ready)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		if d, ok := c.announced.wait(time.Now()); ok {
+			timer.Reset(d)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.Feed.Changed():
-			if ctx.Err() == nil { // both may have happened
-				c.step(c.Feed.Drain())
-			}
+		case <-timer.C:
+		}
+		if ctx.Err() == nil { // both may have happened
+			c.step(c.Feed.Drain())
 		}
 	}
 }
@@ -142,6 +152,7 @@ func (c *Controller) start(d kube.Delta) {
 		}
 	}
 	c.takeConflicts(d)
+	c.announced.take(d.Announced, time.Now())
 	for _, f := range c.Former {
 		if c.services[f.Key] == nil && c.Options.Retention > 0 {
 			c.book.Remember(f.Key, f.Addrs, f.Until)
@@ -208,14 +219,20 @@ func (c *Controller) forget(key lb.Key) {
 }
 
 func (c *Controller) step(d kube.Delta) {
-	c.book.Forget(time.Now())
+	now := time.Now()
+	c.book.Forget(now)
 	dirty, changed := c.takeServices(d)
 	freed := false
+	everything := c.announced.take(d.Announced, now)
+	maps.Copy(changed, c.announced.settled(now))
 	for _, addr := range slices.SortedFunc(maps.Keys(d.Claims), netip.Addr.Compare) {
 		freed = c.takeClaim(addr, d.Claims[addr], changed) || freed
 	}
 	if d.Objects != nil {
 		c.takeObjects(d.Objects)
+		everything = true
+	}
+	if everything {
 		for key := range c.services {
 			changed[key] = true
 		}

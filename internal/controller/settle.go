@@ -65,6 +65,9 @@ func (c *Controller) settle(live *lb.Service) (freed bool) {
 	now := kube.ServiceStatus{
 		Holder: lb.HolderOf(svc), Addrs: d.Addrs, Pool: d.Pool, Conditions: []kube.Condition{allocated(d)},
 	}
+	if cond, ok := c.announced.condition(live, d, !c.Options.Announcements); ok {
+		now.Conditions = append(now.Conditions, cond)
+	}
 	before := c.book.Holding(svc.Key) // that of its namesake, if it was created again
 	c.book.Settle(svc, d.Addrs)
 	for _, a := range before.Addrs {
@@ -92,6 +95,9 @@ func (c *Controller) said(svc *lb.Service, now kube.ServiceStatus) bool {
 		if !slices.ContainsFunc(c.book.Claims(a), now.Holder.Equal) {
 			return false
 		}
+	}
+	if len(now.Conditions) > 1 && now.Conditions[1].Told() != svc.ToldAnnounced {
+		return false
 	}
 	cond := now.Conditions[0]
 	return slices.Equal(svc.Addrs, now.Addrs) && svc.Pool == now.Pool && svc.Told == cond.Reason+": "+cond.Message && svc.ToldNo == !cond.True

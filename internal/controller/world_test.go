@@ -212,6 +212,7 @@ func (w *world) service(name string, opts ...option) {
 	svc := &lb.Service{Key: key(name), ClusterIPs: addrs("10.96.0.1"), FamilyPolicy: lb.SingleStack}
 	if old := w.services[svc.Key]; old != nil {
 		svc.UID, svc.Addrs, svc.Pool = old.UID, old.Addrs, old.Pool
+		svc.Told, svc.ToldNo, svc.ToldAnnounced = old.Told, old.ToldNo, old.ToldAnnounced
 	} else {
 		w.uid++
 		svc.UID = fmt.Sprint(w.uid)
@@ -332,10 +333,18 @@ func (s statusWriter) Set(k lb.Key, want kube.ServiceStatus, urgent bool) {
 			w.t.Errorf("%s: an address is not urgent", k)
 		}
 	}
-	if w.lag || same && svc.Told == told {
+	announced := svc.ToldAnnounced
+	if len(want.Conditions) > 1 {
+		announced = want.Conditions[1].Told()
+	}
+	if w.lag || same && svc.Told == told && svc.ToldAnnounced == announced {
 		return
 	}
 	now := *svc
+	if svc.ToldAnnounced != announced {
+		w.sayLocked("%s: announced: %s", k.Name, announced)
+		now.ToldAnnounced = announced
+	}
 	now.Addrs, now.Pool, now.Told, now.ToldNo = want.Addrs, want.Pool, told, !cond.True
 	w.services[k] = &now
 	w.touch(k)

@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +21,16 @@ const (
 type Condition struct {
 	Type, Reason, Message string
 	True                  bool
+	Gone                  bool // it is not to be there
+}
+
+// Told returns all that the condition says in one line, with "true" or "false" before
+// it; "" for one that is not to be there.
+func (c Condition) Told() string {
+	if c.Gone {
+		return ""
+	}
+	return fmt.Sprintf("%t %s: %s", c.True, c.Reason, c.Message)
 }
 
 // setConditions makes o have the conditions that are wanted, and reports whether it
@@ -32,6 +44,10 @@ func setConditions(o *corev1.Service, want ServiceStatus) bool {
 		return changed
 	}
 	for _, c := range want.Conditions {
+		if c.Gone {
+			changed = meta.RemoveStatusCondition(&o.Status.Conditions, c.Type) || changed
+			continue
+		}
 		status := metav1.ConditionFalse
 		if c.True {
 			status = metav1.ConditionTrue

@@ -96,6 +96,9 @@ func convertService(o *corev1.Service, class string, namespaceLabels map[string]
 	if c := meta.FindStatusCondition(o.Status.Conditions, ConditionAllocated); c != nil {
 		svc.Told, svc.ToldNo = c.Reason+": "+c.Message, c.Status == metav1.ConditionFalse
 	}
+	if c := meta.FindStatusCondition(o.Status.Conditions, ConditionAnnounced); c != nil {
+		svc.ToldAnnounced = Condition{Reason: c.Reason, Message: c.Message, True: c.Status == metav1.ConditionTrue}.Told()
+	}
 	for _, in := range o.Status.LoadBalancer.Ingress {
 		if a, err := netip.ParseAddr(in.IP); err == nil {
 			svc.Addrs = append(svc.Addrs, a.Unmap())

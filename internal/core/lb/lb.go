@@ -122,8 +122,11 @@ type Service struct {
 
 	// Told is what the condition AddressAllocated in its status says, with the reason
 	// before the message; ToldNo reports whether it says that there is no address.
-	Told   string
-	ToldNo bool
+	// ToldAnnounced is the same for the condition Announced, with "true" or "false"
+	// before it.
+	Told          string
+	ToldNo        bool
+	ToldAnnounced string
 
 	// NamespaceLabels are the labels of the Service's namespace.
 	NamespaceLabels map[string]string
