@@ -44,7 +44,7 @@ const (
 // addresses of it any more. The controller sets it with --pool-edits=guard.
 const FinalizerInUse = "barelb.io/in-use"
 
-// AnnotationIgnoreOnWire, on an IPAddressPool, names addresses, separated by commas,
-// that may be given although somebody on the wire answers for them; "all" names
+// AnnotationIgnoreOnWire is an annotation of an IPAddressPool. It names addresses,
+// separated by commas, that may be given although somebody on the wire answers for them; "all" names
 // every one.
 const AnnotationIgnoreOnWire = "barelb.io/ignore-addresses-in-use-on-wire"

@@ -90,7 +90,7 @@ func (a *announced) wait(now time.Time) (time.Duration, bool) {
 
 // condition returns what the Service is to say of its announcement, if anything. off
 // says that nobody will ever tell.
-func (a *announced) condition(svc *lb.Service, d ipam.Decision, off bool) (kube.Condition, bool) { //nolint:revive // see above
+func (a *announced) condition(svc *lb.Service, d ipam.Decision, off bool) (kube.Condition, bool) {
 	c := kube.Condition{Type: kube.ConditionAnnounced}
 	switch {
 	case off:

@@ -11,7 +11,7 @@ import (
 
 func holder(name, uid string) lb.Holder { return lb.Holder{Key: key(name), UID: uid} }
 
-var first = netip.MustParseAddr("192.0.2.0") //nolint:gochecknoglobals // a constant
+var first = netip.MustParseAddr("192.0.2.0")
 
 // One who died had claimed an address and not written it yet.
 func TestAdoptsWhatIsClaimed(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 
 // settleAll decides for the Services in dirty, and then, if anything was given
 // back, for those that wait.
-func (c *Controller) settleAll(dirty []lb.Key, freed bool) { //nolint:revive // it is what happened before
+func (c *Controller) settleAll(dirty []lb.Key, freed bool) {
 	for _, key := range dirty {
 		svc := c.services[key]
 		if svc == nil {

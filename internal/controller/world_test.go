@@ -352,7 +352,7 @@ func (s statusWriter) Set(k lb.Key, want kube.ServiceStatus, urgent bool) {
 }
 
 // Release drops a claim as the real writer does.
-func (s statusWriter) Release(k lb.Key, uid string, a netip.Addr) {
+func (s statusWriter) Release(_ lb.Key, uid string, a netip.Addr) {
 	w := s.w
 	w.mu.Lock()
 	defer w.mu.Unlock()

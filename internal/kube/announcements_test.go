@@ -143,7 +143,7 @@ func (l *lab) saidIs(lines ...string) {
 }
 
 // one returns the only object of announcement status about a Service.
-func (l *lab) one(service string) client.Object {
+func (l *lab) one(service string) client.Object { //nolint:ireturn // of two kinds
 	l.t.Helper()
 	var found client.Object
 	l.eventually(func() string {
@@ -463,8 +463,10 @@ func TestAnnouncementsAreWrittenAtLeisure(t *testing.T) {
 	})
 	took := time.Since(began)
 	t.Logf("%d objects by %d writes in %s", services, r.writes.Load(), took)
-	// Of 200 writes 100 may be at once, the others at 50 a second.
-	if n := r.writes.Load(); n != 2*services || took < 1500*time.Millisecond {
+	// Of 200 writes 100 may be at once, the others at 50 a second. One that is told of
+	// its own creation before its status is there tries again, and is refused.
+	const late = services / 10
+	if n := r.writes.Load(); n < 2*services || n > 2*services+late || took < 1500*time.Millisecond {
 		t.Errorf("%d writes in %s", n, took)
 	}
 }

@@ -62,7 +62,7 @@ func convertConflict(o *v1alpha1.AddressConflict) lb.WireConflict {
 	return lb.WireConflict{Addr: addr.Unmap(), MAC: o.Spec.MAC, Node: o.Spec.Node, Link: o.Spec.Interface}
 }
 
-func (f *Feed) onClaim(obj any, gone bool) { //nolint:revive // two kinds of event
+func (f *Feed) onClaim(obj any, gone bool) {
 	o, ok := obj.(*v1alpha1.AddressClaim)
 	if !ok {
 		return
@@ -251,7 +251,7 @@ func (w *Writer) markReleased(ctx context.Context, r claimOf) error {
 
 // dropClaim removes a claim. That of a Service that is there must be marked: if it
 // is not any more, somebody gives the address while we take it.
-func (w *Writer) dropClaim(ctx context.Context, r claimOf, marked bool) error { //nolint:revive // it is what must be
+func (w *Writer) dropClaim(ctx context.Context, r claimOf, marked bool) error {
 	return w.editClaim(ctx, w.c.client, r.addr, func(have []lb.Holder) ([]lb.Holder, error) {
 		i := slices.IndexFunc(have, func(o lb.Holder) bool { return o.UID == r.uid })
 		switch {

@@ -50,6 +50,7 @@ func poolNames(o *config.Objects, prefix string) []string {
 			out = append(out, p.Name)
 		}
 	}
+	slices.Sort(out)
 	return out
 }
 

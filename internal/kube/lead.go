@@ -195,7 +195,8 @@ func (c *Cluster) CatchUp(ctx context.Context) error {
 	}{
 		{metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceList"}, &corev1.Service{}, nil},
 		{
-			metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "AddressClaimList"}, &v1alpha1.AddressClaim{},
+			metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "AddressClaimList"},
+			&v1alpha1.AddressClaim{},
 			[]client.ListOption{client.InNamespace(c.opts.Namespace)},
 		},
 	} {

@@ -96,7 +96,7 @@ func (c *Cluster) Writer(f *Feed) *Writer {
 
 // Set makes want the wish for a Service. It does not block. What is not urgent may
 // wait for what is.
-func (w *Writer) Set(key lb.Key, want ServiceStatus, urgent bool) { //nolint:revive // it is what it says
+func (w *Writer) Set(key lb.Key, want ServiceStatus, urgent bool) {
 	w.mu.Lock()
 	w.want[key] = want
 	w.mu.Unlock()
@@ -115,7 +115,7 @@ func (w *Writer) Release(key lb.Key, uid string, addr netip.Addr) {
 	w.add(key, true)
 }
 
-func (w *Writer) add(key lb.Key, urgent bool) { //nolint:revive // it is what it says
+func (w *Writer) add(key lb.Key, urgent bool) { //nolint:revive // the queue knows numbers
 	priority := priorityBehind
 	if urgent {
 		priority = 0

@@ -368,7 +368,7 @@ func (g group) each(o offers, fams []lb.Family) (*poolState, []netip.Addr) {
 }
 
 // each returns one address of every family from p, or nil.
-func (p *poolState) each(o offers, fams []lb.Family, alsoKept bool) []netip.Addr { //nolint:revive // of what it may take
+func (p *poolState) each(o offers, fams []lb.Family, alsoKept bool) []netip.Addr {
 	var out []netip.Addr
 	for _, f := range fams {
 		a := p.lowest(o, f, alsoKept)

@@ -33,6 +33,7 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, seed uint64) *cluster {
+	t.Helper()
 	c := &cluster{
 		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, seed)), now: time.Unix(1, 0), book: ipam.NewBook(), cfg: &config.Config{},
 		svcs: map[lb.Key]*lb.Service{}, foreign: map[netip.Addr][]lb.Holder{}, onWire: map[netip.Addr]bool{},
