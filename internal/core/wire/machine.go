@@ -14,7 +14,7 @@ import (
 // have one solicitation, it is the same.
 //
 // Load on a link, whatever the number of nodes: two nodes ask about 16 free addresses
-// of a pool and family, 3 probes every 5 minutes: 0.3 packets a second, twice that after
+// of a pool and family, one probe a minute: 0.5 packets a second, twice that after
 // many were released. 64 conflicts, each asked about by one node and answered at the
 // first probe: 1.1 a second.
 const (
@@ -24,11 +24,9 @@ const (
 	probeMax     = 2 * time.Second
 	announceWait = 2 * time.Second
 
-	// conflictInterval is the time between two rounds about an address in conflict,
-	// cleanInterval about one that nobody uses. Who begins to use one meanwhile is as
-	// a rule heard announcing it.
-	conflictInterval = time.Minute
-	cleanInterval    = 5 * time.Minute
+	// roundInterval is the time between two rounds about an address. Who begins to use
+	// one meanwhile is as a rule heard announcing it.
+	roundInterval = time.Minute
 
 	// minGap is the least time between two packets of this node. Switches that police
 	// ARP shut a port at rates from 15 a second. With very many pools rounds then
@@ -48,7 +46,7 @@ type Ask struct {
 
 // Machine asks about addresses and weighs the answers:
 //
-//	   every 5 min ┌────────┐ 3 probes unanswered
+//	    every 60 s ┌────────┐ 3 probes unanswered, later 1
 //	       ┌──────►│ asking ├──────────► free ─┐
 //	       │       └───┬────┘                  │
 //	       │           │ two claims, of which  │
@@ -110,7 +108,7 @@ func (m *Machine) follow(s *state, t Target, now time.Time) *state {
 		// nothing to hurry with: at the start of a speaker they are many.
 		s = &state{mac: t.Conflict.MAC, first: true, due: now.Add(m.jitter(probeWait))}
 		if s.mac != "" {
-			s.first, s.due = false, now.Add(m.jitter(conflictInterval))
+			s.first, s.due = false, now.Add(m.jitter(roundInterval))
 		}
 	case s.Link != t.Link:
 		s.free, s.evidence, s.silent, s.waiting = false, 0, 0, false
@@ -136,7 +134,7 @@ func (m *Machine) Hear(c Claim, now time.Time) {
 	s.free = false
 	switch {
 	case s.mac != "":
-		s.silent, s.due = 0, now.Add(conflictInterval)
+		s.silent, s.due = 0, now.Add(roundInterval)
 	case s.waiting: // others that claim it change nothing
 	case s.evidence > 0 && s.silent == 0: // one probe was answered twice
 	default:
@@ -165,13 +163,22 @@ func (m *Machine) Step(now time.Time) (Ask, bool) {
 	if s == nil {
 		return Ask{}, false
 	}
-	if s.silent++; s.silent < probeNum {
+	if s.silent++; s.silent < s.enough() {
 		s.due = now.Add(m.pause())
 	} else {
 		s.due = now.Add(announceWait)
 	}
 	m.next = now.Add(minGap)
 	return Ask{s.Addr, s.Link}, true
+}
+
+// enough returns how many probes must stay unanswered. One is enough to see that an
+// address is still free.
+func (s *state) enough() int {
+	if s.free && s.evidence == 0 {
+		return 1
+	}
+	return probeNum
 }
 
 // Unsent takes back that a packet was sent: silence proves nothing then.
@@ -198,8 +205,8 @@ func (m *Machine) judge(now time.Time) {
 		case s.waiting && m.peers.known(s.Link, now):
 			s.mac = format(s.claimant)
 			m.rest(s, now)
-			s.due = now.Add(conflictInterval)
-		case !s.waiting && s.silent >= probeNum && !now.Before(s.due):
+			s.due = now.Add(roundInterval)
+		case !s.waiting && s.silent >= s.enough() && !now.Before(s.due):
 			m.rest(s, now)
 			s.mac, s.free = "", true
 		}
@@ -209,7 +216,7 @@ func (m *Machine) judge(now time.Time) {
 // rest ends a round; the next one is that of an address which nobody uses.
 func (m *Machine) rest(s *state, now time.Time) {
 	s.first, s.evidence, s.silent, s.waiting = false, 0, 0, false
-	s.due = now.Add(cleanInterval + m.jitter(probeMax))
+	s.due = now.Add(roundInterval + m.jitter(probeMax))
 }
 
 // mostUrgent returns the target to ask about now: first those of which nothing is
