@@ -171,7 +171,7 @@ func (l *leader) tellReady(ctx context.Context, ready chan<- struct{}) error {
 }
 
 // term allocates until ctx ends.
-func (l *leader) term(ctx context.Context) error {
+func (l *leader) term(ctx context.Context, held func() bool) error {
 	select {
 	case <-ctx.Done():
 		return nil
@@ -182,7 +182,7 @@ func (l *leader) term(ctx context.Context) error {
 	if err != nil {
 		l.log.Warn("former holders are not known", "err", err)
 	}
-	writer, state := l.cluster.Writer(l.feed), l.cluster.StateWriter()
+	writer, state := l.cluster.Writer(l.feed, held), l.cluster.StateWriter()
 	c := controller.New(controller.Deps{
 		Log: l.log, Options: l.opts, Feed: l.feed, Status: writer, State: state, Events: l.cluster, Metrics: l.metrics, Usage: l.usage,
 		Former: former,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,7 +135,7 @@ func TestClaimedForAnother(t *testing.T) {
 	l.create(b)
 	c := l.connect(kube.Options{Claims: true})
 	v := l.watch(c)
-	w := c.Writer(v.feed)
+	w := c.Writer(v.feed, always)
 	l.run(w.Run)
 	l.makeClaim("192.0.2.1", b)
 	w.Set(l.key("a"), wish(a, "p", "192.0.2.1"), true)
@@ -251,7 +252,7 @@ func TestControllerThatWasCutOff(t *testing.T) {
 	l.create(b)
 	wire := newLine(t)
 	cut := l.connect(kube.Options{Claims: true}, wire.through)
-	late := cut.Writer(l.watch(cut).feed)
+	late := cut.Writer(l.watch(cut).feed, always)
 	wire.set(true)
 	late.Set(l.key("a"), wish(a, "p", "192.0.2.1"), true)
 	l.run(late.Run)
@@ -274,6 +275,27 @@ func TestControllerThatWasCutOff(t *testing.T) {
 	if late.Pending() != 1 {
 		t.Error("the late wish came true")
 	}
+}
+
+// One that finds out that it does not lead gives nothing any more.
+func TestDeposedWriterGivesNothing(t *testing.T) {
+	l := newLab(t)
+	a := l.loadBalancer("a")
+	l.create(a)
+	c := l.connect(kube.Options{Claims: true})
+	var asked, leads atomic.Int32
+	w := c.Writer(l.watch(c).feed, func() bool {
+		asked.Add(1)
+		return leads.Load() == 1
+	})
+	l.run(w.Run)
+	w.Set(l.key("a"), wish(a, "p", "192.0.2.1"), true)
+	l.eventually(func() string { return cmp.Diff(true, asked.Load() > 3) })
+	if l.refresh(a); says(a) != "" || l.claim("192.0.2.1") != "" {
+		t.Errorf("status %q, claim of %q", says(a), l.claim("192.0.2.1"))
+	}
+	leads.Store(1)
+	l.statusSays(a, "192.0.2.1 p")
 }
 
 func TestConditionsOfServices(t *testing.T) {
@@ -319,7 +341,7 @@ func (l *lab) candidate(ctx context.Context, name string, begin, end chan<- stri
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := c.Lead(ctx, kube.LeadOptions{Identity: name, Duration: 3 * time.Second, Standby: func(string) {}}, func(ctx context.Context) error {
+		err := c.Lead(ctx, kube.LeadOptions{Identity: name, Duration: 3 * time.Second, Standby: func(string) {}}, func(ctx context.Context, _ func() bool) error {
 			begin <- name
 			<-ctx.Done()
 			end <- name
@@ -378,7 +400,7 @@ func TestLeaderThatIsCutOff(t *testing.T) {
 	c := l.connect(kube.Options{}, wire.through)
 	begin, end := make(chan struct{}, 10), make(chan struct{}, 10)
 	l.run(func(ctx context.Context) error {
-		return c.Lead(ctx, kube.LeadOptions{Identity: "me", Duration: 1500 * time.Millisecond, Standby: func(string) {}}, func(ctx context.Context) error {
+		return c.Lead(ctx, kube.LeadOptions{Identity: "me", Duration: 1500 * time.Millisecond, Standby: func(string) {}}, func(ctx context.Context, _ func() bool) error {
 			begin <- struct{}{}
 			<-ctx.Done()
 			end <- struct{}{}

@@ -33,7 +33,7 @@ func (l *lab) lead(ctx context.Context) *sync.WaitGroup {
 	l.t.Helper()
 	c := l.connect(kube.Options{Claims: true})
 	feed := c.Feed()
-	w, state := c.Writer(feed), c.StateWriter()
+	w, state := c.Writer(feed, always), c.StateWriter()
 	ctl := controller.New(controller.Deps{
 		Log: slog.New(slog.DiscardHandler), Options: controller.Options{Retention: time.Minute},
 		Feed: feed, Status: w, State: state, Events: c, Metrics: noCounters{}, Usage: &controller.Usage{},

@@ -40,10 +40,14 @@ type LeadOptions struct {
 	Standby func(leader string)
 }
 
-// Lead runs term whenever this process is the leader, until ctx ends. The context
-// that term gets ends when the process is not the leader any more; term must return
-// soon then. An error of term ends Lead.
-func (c *Cluster) Lead(ctx context.Context, opts LeadOptions, term func(context.Context) error) error {
+// Term is what a leader does, until ctx ends because it is not the leader any more; it
+// must return soon then. held reports whether it is the leader at this moment, for all
+// that it can know: of time in which it did not run, it learns here first.
+type Term func(ctx context.Context, held func() bool) error
+
+// Lead runs term whenever this process is the leader, until ctx ends. An error of term
+// ends Lead.
+func (c *Cluster) Lead(ctx context.Context, opts LeadOptions, term Term) error {
 	cfg := rest.CopyConfig(c.rest)
 	cfg.Timeout = opts.Duration / 3
 	leases, err := coordinationv1client.NewForConfig(cfg)
@@ -63,7 +67,7 @@ func (c *Cluster) Lead(ctx context.Context, opts LeadOptions, term func(context.
 }
 
 // campaign waits for the leadership, runs term, and gives the leadership up.
-func (c *Cluster) campaign(ctx context.Context, opts LeadOptions, lock *lease, term func(context.Context) error) error {
+func (c *Cluster) campaign(ctx context.Context, opts LeadOptions, lock *lease, term Term) error {
 	started := make(chan context.Context, 1)
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, Name: leaseName, ReleaseOnCancel: true,
@@ -101,7 +105,7 @@ func (c *Cluster) campaign(ctx context.Context, opts LeadOptions, lock *lease, t
 		defer context.AfterFunc(leading, stop)()
 		go lock.guard(termCtx, opts.Duration, stop)
 		c.opts.Log.Info("leading", "identity", opts.Identity)
-		err := term(termCtx)
+		err := term(termCtx, func() bool { return lock.held(opts.Duration) })
 		if ctx.Err() == nil {
 			c.opts.Log.Warn("not leading any more: the lease was not renewed in time")
 		}

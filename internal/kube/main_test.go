@@ -368,6 +368,9 @@ func (l *lab) loadBalancer(name string, change ...func(*corev1.Service)) *corev1
 	return o
 }
 
+// always is the leadership of one that has no rival.
+func always() bool { return true }
+
 func (l *lab) key(name string) lb.Key { return lb.Key{Namespace: l.namespace, Name: name} }
 
 // line is a TCP proxy before the API server that can be cut.

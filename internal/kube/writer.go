@@ -65,7 +65,8 @@ func (s ServiceStatus) Equal(o ServiceStatus) bool {
 // since it was read.
 type Writer struct {
 	c     *Cluster
-	feed  *Feed // takes claims that were read directly
+	feed  *Feed       // takes claims that were read directly
+	held  func() bool // whether we are the one that writes
 	queue priorityqueue.PriorityQueue[lb.Key]
 
 	mu      sync.Mutex
@@ -85,11 +86,12 @@ type job struct {
 	release []claimOf
 }
 
-// Writer returns a writer of Services' status. Run it once.
-func (c *Cluster) Writer(f *Feed) *Writer {
+// Writer returns a writer of Services' status. Run it once. It gives nothing unless
+// held reports that it is for us to give.
+func (c *Cluster) Writer(f *Feed, held func() bool) *Writer {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[lb.Key](firstRetry, lastRetry)
 	return &Writer{
-		c: c, feed: f, want: map[lb.Key]ServiceStatus{}, release: map[lb.Key]map[claimOf]bool{},
+		c: c, feed: f, held: held, want: map[lb.Key]ServiceStatus{}, release: map[lb.Key]map[claimOf]bool{},
 		queue: priorityqueue.New("service-status", func(o *priorityqueue.Opts[lb.Key]) { o.RateLimiter = limiter }),
 	}
 }
@@ -266,6 +268,9 @@ func (w *Writer) writeService(ctx context.Context, o *corev1.Service, want *Serv
 // writeStatus writes the Service as it was read. claims is where the claims are
 // looked up: as up to date as the Service.
 func (w *Writer) writeStatus(ctx context.Context, o *corev1.Service, want *ServiceStatus, take []claimOf, claims client.Reader) error {
+	if !w.held() {
+		return errNotYet
+	}
 	changed := false
 	if want != nil && w.concerns(o, *want) {
 		for _, a := range want.Addrs {
@@ -284,6 +289,9 @@ func (w *Writer) writeStatus(ctx context.Context, o *corev1.Service, want *Servi
 	}
 	if !changed {
 		return nil
+	}
+	if !w.held() { // after all that time
+		return errNotYet
 	}
 	if err := w.c.client.Status().Update(ctx, o); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("update status: %w", err))

@@ -35,7 +35,7 @@ func (l *lab) writer(change ...func(*kube.Options)) *kube.Writer {
 	}
 	opts.Claims = true
 	c := l.connect(opts)
-	w := c.Writer(l.watch(c).feed)
+	w := c.Writer(l.watch(c).feed, always)
 	l.run(w.Run)
 	return w
 }
@@ -192,7 +192,7 @@ func TestWriterOutlivesTheAPIServer(t *testing.T) {
 	l.create(a)
 	wire := newLine(t)
 	c := l.connect(kube.Options{Claims: true}, wire.through)
-	w := c.Writer(l.watch(c).feed)
+	w := c.Writer(l.watch(c).feed, always)
 	l.run(w.Run)
 	wire.set(true)
 	w.Set(l.key("a"), wish(a, "p", "192.0.2.1"), true)
