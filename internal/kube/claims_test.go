@@ -81,6 +81,14 @@ func shared(s kube.ServiceStatus, key string, ports ...uint16) kube.ServiceStatu
 	return s
 }
 
+// sharingOn makes a Service one that shares under a key, on one port.
+func sharingOn(key string, port int32) func(*corev1.Service) {
+	return func(o *corev1.Service) {
+		o.Annotations = map[string]string{"metallb.io/allow-shared-ip": key}
+		o.Spec.Ports = []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: port}}
+	}
+}
+
 func TestClaimComesFirst(t *testing.T) {
 	l := newLab(t)
 	a := l.loadBalancer("a")
@@ -104,7 +112,7 @@ func TestSharersAreInOneClaim(t *testing.T) {
 	w := l.writer()
 	var svcs []*corev1.Service
 	for i, name := range []string{"a", "b", "c"} {
-		o := l.loadBalancer(name)
+		o := l.loadBalancer(name, sharingOn("k", int32(80+i)))
 		l.create(o)
 		svcs = append(svcs, o)
 		w.Set(l.key(name), shared(wish(o, "p", "192.0.2.1"), "k", uint16(80+i)), true)
@@ -123,6 +131,38 @@ func TestSharersAreInOneClaim(t *testing.T) {
 	l.delete(svcs[0])
 	w.Release(l.key("a"), string(svcs[0].UID), netip.MustParseAddr("192.0.2.1"))
 	l.awaitClaim("192.0.2.1", "b")
+	l.settled(w)
+}
+
+// A user has edited a holder since it claimed the address. Who would fit the claim, and
+// not the holder as it is now, does not come beside it, whatever its controller knows.
+func TestHolderThatWasEditedSince(t *testing.T) {
+	l := newLab(t)
+	w := l.writer()
+	a, b := l.loadBalancer("a", sharingOn("k", 80)), l.loadBalancer("b", sharingOn("k", 81))
+	l.create(a)
+	l.create(b)
+	w.Set(l.key("a"), shared(wish(a, "p", "192.0.2.1"), "k", 80), true)
+	l.statusSays(a, "192.0.2.1 p")
+	edit := func(port int32) {
+		l.refresh(a)
+		sharingOn("k", port)(a)
+		if err := l.client.Update(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(81)
+	w.Set(l.key("b"), shared(wish(b, "p", "192.0.2.1"), "k", 81), true)
+	c := l.loadBalancer("c")
+	l.create(c)
+	w.Set(l.key("c"), wish(c, "p", "192.0.2.2"), true) // it comes after that of b
+	l.statusSays(c, "192.0.2.2 p")
+	if got := l.claim("192.0.2.1"); got != "a" {
+		t.Errorf("claim of %q, want that of a", got)
+	}
+	edit(80)
+	l.statusSays(b, "192.0.2.1 p")
+	l.awaitClaim("192.0.2.1", "a b")
 	l.settled(w)
 }
 
