@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -91,20 +92,32 @@ func (s *System) rollout(ctx context.Context) error {
 	return nil
 }
 
-// StartController starts the controller of a cluster without kubelets.
+// StartController starts the controller of a cluster without kubelets. Like a
+// container that is started again, it has the name of the one before.
 func (s *System) StartController(ctx context.Context) error {
-	kubeconfig, err := s.kubeconfig(ctx, "controller")
-	if err != nil {
-		return err
+	p, err := s.StartNamedController(ctx, "controller")
+	if err == nil {
+		s.controller = p
 	}
-	s.controller, err = s.c.Box("control").StartWith(box.Program{
-		Log: "controller", Args: s.cfg.Controller,
-		Env: append(os.Environ(), "KUBECONFIG="+kubeconfig, "METALLB_NAMESPACE="+Namespace, "METALLB_ML_SECRET_NAME=memberlist"),
+	return err
+}
+
+// StartNamedController starts a controller beside others: name is that of its Pod,
+// which has no object, and of its log. flags are added to its command, and must give
+// it ports of its own.
+func (s *System) StartNamedController(ctx context.Context, name string, flags ...string) (*box.Process, error) {
+	kubeconfig, err := s.kubeconfig(ctx, "controller", name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.c.Box(cluster.Control).StartWith(box.Program{
+		Log: name, Args: slices.Concat(s.cfg.Controller, flags),
+		Env: []string{"KUBECONFIG=" + kubeconfig, "METALLB_NAMESPACE=" + Namespace, "METALLB_POD_NAME=" + name, "METALLB_ML_SECRET_NAME=memberlist"},
 	})
 	if err != nil {
-		return fmt.Errorf("start controller: %w", err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	return nil
+	return p, nil
 }
 
 // Controller is the controller's process in a cluster without kubelets.
@@ -121,7 +134,7 @@ func (s *System) StartSpeaker(ctx context.Context, node string) error {
 	if err := s.speakerPod(ctx, node); err != nil {
 		return fmt.Errorf("start speaker of %s: %w", node, err)
 	}
-	kubeconfig, err := s.kubeconfig(ctx, "speaker")
+	kubeconfig, err := s.kubeconfig(ctx, "speaker", "speaker-"+node)
 	if err != nil {
 		return err
 	}
@@ -251,9 +264,10 @@ func (s *System) memberlistSecret(ctx context.Context) (string, error) {
 	return dir, err
 }
 
-// kubeconfig writes one with the rights of a ServiceAccount, for use in boxes.
-func (s *System) kubeconfig(ctx context.Context, account string) (string, error) {
-	file := filepath.Join(s.c.Dir(), account+".kubeconfig")
+// kubeconfig writes one with the rights of a ServiceAccount, for use in boxes. Each
+// process has a file of its own: another one is not written while it is read.
+func (s *System) kubeconfig(ctx context.Context, account, process string) (string, error) {
+	file := filepath.Join(s.c.Dir(), process+".kubeconfig")
 	base, err := clientcmd.LoadFromFile(s.c.InsideKubeconfig())
 	if err != nil {
 		return "", fmt.Errorf("read kubeconfig: %w", err)
