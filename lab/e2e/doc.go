@@ -3,13 +3,15 @@
 // routers, seen from real clients.
 //
 // The tests check behaviour, with generous deadlines; what is measured for its own
-// sake is in the demo and the benchmarks. All tests but those of BIRD share one
-// cluster, one after the other: each makes objects of its own and removes them, and
-// what a test has broken (links, processes) is mended before the next one.
+// sake is in the demo and the benchmarks. All tests but those of BIRD and of several
+// controllers share one cluster, one after the other: each makes objects of its own
+// and removes them, and what a test has broken (links, processes) is mended before
+// the next one.
 //
 // They need root, FRR, BIRD, and these, which the environment may name:
 //
 //	BARELB_BIN       the binary under test; default ../../bin/barelb (`make build`)
 //	BARELB_MANIFEST  its manifest; default ../../deploy/install.yaml
+//	BARELB_LAB_LONG  if set, TestPausedLeaderGivesNoAddressTwice has its full length
 //	BARELB_KUBE_BIN  a folder with Kubernetes' programs; default: they are built once
 package e2e

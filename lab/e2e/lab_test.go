@@ -254,16 +254,21 @@ func (l *lab) dump(t *testing.T) {
 		if host == cluster.Control {
 			name = "controller"
 		}
-		text, _ := os.ReadFile(l.c.Box(host).Dir() + "/" + name + ".log")
-		var lines []string
-		for line := range strings.Lines(string(text)) {
-			if !strings.Contains(line, "memberlist: ") && !strings.Contains(line, "controller-runtime") {
-				lines = append(lines, line)
-			}
-		}
-		const most = 25
-		t.Logf("%s of %s:\n%s", name, host, strings.Join(lines[max(0, len(lines)-most):], ""))
+		t.Logf("%s of %s:\n%s", name, host, l.logTail(host, name))
 	}
+}
+
+// logTail is the end of the log of a controller or speaker.
+func (l *lab) logTail(host, name string) string {
+	text, _ := os.ReadFile(l.c.Box(host).Dir() + "/" + name + ".log")
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, "memberlist: ") && !strings.Contains(line, "controller-runtime") {
+			lines = append(lines, line)
+		}
+	}
+	const most = 25
+	return strings.Join(lines[max(0, len(lines)-most):], "")
 }
 
 // nodeOf is the node with an address of the LAN, global or link-local; "" for none.
