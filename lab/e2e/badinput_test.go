@@ -91,6 +91,8 @@ func badObjects() []badObject {
 		badPool("bad-text", "range that cannot be read", "spec.addresses[1]", `"203.0.113.300"`, "203.0.113.32/30", "203.0.113.300"),
 		badPool("bad-order", "range reversed", "spec.addresses[0]", "reversed", "203.0.113.40-203.0.113.33"),
 		badPool("bad-twice", "range overlaps within the pool", "spec.addresses[1]", "overlaps", "203.0.113.32/28", "203.0.113.40-203.0.113.50"),
+		badPool("bad-same", "range given twice", "spec.addresses[1]", "overlaps", "203.0.113.32/30", "203.0.113.32/30"),
+		badPool("bad-mixed", "range of two families", "spec.addresses[0]", "mixes IPv4 and IPv6", "203.0.113.32-fd00:203::1"),
 		badPool("bad-overlap", "range overlaps with another pool", "spec.addresses", `"good-l2"`, "192.168.1.211-192.168.1.213"),
 		{
 			name: "L2Advertisement of an unknown pool", kind: "L2Advertisement", object: "bad-l2", reason: setAside,

@@ -55,7 +55,7 @@ func TestControllerKilled(t *testing.T) {
 	must(t, err)
 	defer w.Stop()
 
-	for range 2 {
+	for range 5 {
 		l.killController(t)
 		l.startController(t)
 	}
