@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/barelb/barelb/lab/box"
 	"github.com/barelb/barelb/lab/cluster"
@@ -57,13 +56,15 @@ type bench struct {
 
 // Command returns `lab bench`.
 func Command() *cobra.Command {
-	stage := demo.Stage{Fast: true}
-	var one, many, writers int
+	stage := demo.Stage{Fast: true, Audit: true}
+	var one, many, writers, held int
 	cmd := &cobra.Command{
 		Use: "bench", Short: "Print distributions: allocation, announcement, memory", Args: cobra.NoArgs,
 		Long: `Start a cluster without kubelets and measure, one Service at a time and many at
 once, how long it takes from the creation of a Service until it has an address and
-until its route is in the router's kernel; then the memory of both processes.`,
+until its route is in the router's kernel; what is written to the API server for
+that; the memory of both processes; and how soon a controller gives addresses that
+is started when many are held.`,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) { //nolint:nonamedreturns // Close adds to it
 			if !stage.Fast {
 				return errors.New("bench needs --fast: it reads the memory of processes that it started")
@@ -80,17 +81,18 @@ until its route is in the router's kernel; then the memory of both processes.`,
 			}
 			b := &bench{c: c, sys: sys, self: self, out: cmd.OutOrStdout(), say: say}
 			b.sizeOf(stage.Speaker)
-			return b.run(cmd.Context(), one, many, writers)
+			return b.run(cmd.Context(), one, many, writers, held)
 		},
 	}
 	stage.Flags(cmd)
 	cmd.Flags().IntVar(&one, "one-by-one", 100, "Services to create one after the other")
 	cmd.Flags().IntVar(&many, "many", 2000, "Services to have in the end")
 	cmd.Flags().IntVar(&writers, "writers", 8, "clients that create the rest at once")
+	cmd.Flags().IntVar(&held, "restart-with", 10_000, "Services to hold addresses when the controller is killed and started; 0 leaves that out")
 	return cmd
 }
 
-func (b *bench) run(ctx context.Context, one, many, writers int) error {
+func (b *bench) run(ctx context.Context, one, many, writers, held int) error {
 	if err := b.prepare(ctx, many); err != nil {
 		return err
 	}
@@ -98,15 +100,40 @@ func (b *bench) run(ctx context.Context, one, many, writers int) error {
 	if err := b.oneByOne(ctx, one); err != nil {
 		return err
 	}
-	if err := b.atOnce(ctx, one, many, writers); err != nil {
+	status, err := b.statusIdle(ctx)
+	if err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(settle):
+	if err := b.load(ctx, status, one, many, writers); err != nil {
+		return err
 	}
 	b.memory(fmt.Sprintf("%d Services", many))
+	if held > many {
+		return b.restart(ctx, many, held, writers)
+	}
+	return nil
+}
+
+// load creates many Services at once, and prints what that costs the API server.
+func (b *bench) load(ctx context.Context, status *own, one, many, writers int) error {
+	if _, err := b.rest(ctx, 0); err != nil {
+		return err
+	}
+	_, offset, err := b.writes(0)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	took, err := status.during(ctx, func() error { return b.atOnce(ctx, one, many, writers) })
+	if err != nil {
+		return err
+	}
+	b.print("the API server's own: update a Service's status, then", took)
+	all, err := b.rest(ctx, offset)
+	if err != nil {
+		return err
+	}
+	b.printWrites(all, many-one, time.Since(begin))
 	return nil
 }
 
@@ -231,7 +258,12 @@ func (b *bench) atOnce(ctx context.Context, from, until, writers int) error {
 }
 
 func (b *bench) create(ctx context.Context, i int) error {
+	return b.createFor(ctx, i, func(*corev1.Service) {})
+}
+
+func (b *bench) createFor(ctx context.Context, i int, edit func(*corev1.Service)) error {
 	o := system.Service{Namespace: namespace, Name: name(i)}.Object()
+	edit(o)
 	if _, err := b.c.Client().CoreV1().Services(namespace).Create(ctx, o, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create service %s: %w", name(i), err)
 	}
@@ -259,75 +291,6 @@ func (b *bench) each(ctx context.Context, from, until, workers int, fn func(cont
 	close(jobs)
 	wg.Wait()
 	return context.Cause(ctx)
-}
-
-// given is an address that a Service got.
-type given struct {
-	addr netip.Addr
-	at   time.Time
-}
-
-// given addresses, by the names of their Services.
-type seen struct {
-	mu    sync.Mutex
-	names map[string]given
-	news  chan struct{}
-}
-
-// watch notes when Services get their addresses.
-func (b *bench) watch(ctx context.Context) (*seen, func(), error) {
-	list, err := b.c.Client().CoreV1().Services(namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, nil, fmt.Errorf("list services: %w", err)
-	}
-	w, err := b.c.Client().CoreV1().Services(namespace).Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
-	if err != nil {
-		return nil, nil, fmt.Errorf("watch services: %w", err)
-	}
-	s := &seen{names: map[string]given{}, news: make(chan struct{}, 1)}
-	go s.follow(w)
-	return s, w.Stop, nil
-}
-
-func (s *seen) follow(w watch.Interface) {
-	for e := range w.ResultChan() {
-		now := time.Now()
-		o, ok := e.Object.(*corev1.Service)
-		if !ok || len(o.Status.LoadBalancer.Ingress) == 0 {
-			continue
-		}
-		addr, err := netip.ParseAddr(o.Status.LoadBalancer.Ingress[0].IP)
-		if err != nil {
-			continue
-		}
-		s.mu.Lock()
-		if _, had := s.names[o.Name]; !had {
-			s.names[o.Name] = given{addr, now}
-		}
-		s.mu.Unlock()
-		select {
-		case s.news <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (s *seen) await(ctx context.Context, name string) (given, error) {
-	ctx, cancel := context.WithTimeout(ctx, patient)
-	defer cancel()
-	for {
-		s.mu.Lock()
-		g, ok := s.names[name]
-		s.mu.Unlock()
-		if ok {
-			return g, nil
-		}
-		select {
-		case <-ctx.Done():
-			return g, fmt.Errorf("wait for the address of %s: %w", name, ctx.Err())
-		case <-s.news:
-		}
-	}
 }
 
 func (b *bench) print(what string, samples []time.Duration) {

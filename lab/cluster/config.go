@@ -45,6 +45,8 @@ type Config struct {
 	Images []string
 	// Manifests are applied, in order, before Start returns.
 	Manifests []string
+	// Audit has the API server write down what the namespace metallb-system's accounts write: see AuditLog.
+	Audit bool
 	// Progress is told what is being done, one line at a time. It may be nil, and is called from one goroutine at a time.
 	Progress func(line string)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -81,6 +82,12 @@ func (c *Cluster) startAPI(ctx context.Context) error {
 		// Nobody would take away the taint that it puts on new nodes.
 		args = append(args, "--disable-admission-plugins", "TaintNodesByCondition")
 	}
+	if c.cfg.Audit {
+		if err := os.WriteFile(b.Dir()+"/audit.yaml", []byte(auditPolicy), 0o600); err != nil {
+			return fmt.Errorf("write audit policy: %w", err)
+		}
+		args = append(args, "--audit-policy-file", b.Dir()+"/audit.yaml", "--audit-log-path", c.AuditLog(), "--audit-log-maxsize", "0")
+	}
 	api, err := b.Start("kube-apiserver", args...)
 	if err != nil {
 		return err
@@ -106,6 +113,19 @@ func (c *Cluster) makeClient() error {
 	}
 	return nil
 }
+
+// auditPolicy is about the writes of load balancers, and of nobody else.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+omitManagedFields: true
+rules:
+- {level: Metadata, verbs: [create, update, patch, delete, deletecollection], userGroups: ["system:serviceaccounts:metallb-system"]}
+- {level: None}
+`
+
+// AuditLog is the path of a file with an audit event (audit.k8s.io/v1) in each line, if Config.Audit is set.
+func (c *Cluster) AuditLog() string { return c.Box(Control).Dir() + "/audit.log" }
 
 // startManagers starts the controller manager and, where there are kubelets, the scheduler.
 func (c *Cluster) startManagers() error {

@@ -22,6 +22,7 @@ type Stage struct {
 	Images                          []string
 	Controller, Speaker             string
 	BGP                             cluster.BGP
+	Audit                           bool // see cluster.Config
 }
 
 // Flags adds the flags of a Stage to cmd.
@@ -42,7 +43,7 @@ func (s *Stage) Flags(cmd *cobra.Command) {
 func (s *Stage) Start(cmd *cobra.Command, say func(string, ...any)) (*cluster.Cluster, *system.System, error) {
 	ctx := cmd.Context()
 	cfg := cluster.Config{
-		Name: s.Name, Nodes: s.Nodes, Router: s.Router, Mode: cluster.Real, Images: s.Images, BGP: s.BGP,
+		Name: s.Name, Nodes: s.Nodes, Router: s.Router, Mode: cluster.Real, Images: s.Images, BGP: s.BGP, Audit: s.Audit,
 		Progress: cli.Progress,
 	}
 	if s.Fast {
