@@ -54,6 +54,7 @@ lab-down: lab-tool ## Remove every trace of labs
 
 .PHONY: bench
 bench: build lab-tool ## Print distributions: allocation, announcement, memory, failover
+	go test -run '^$$' -bench 'OneMore|Restart' ./internal/core/ipam
 	$(LAB) bench $(LAB_ARGS)
 
 .PHONY: generate
