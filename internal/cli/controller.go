@@ -184,7 +184,7 @@ func (l *leader) term(ctx context.Context, held func() bool) error {
 	}
 	writer, state := l.cluster.Writer(l.feed, held), l.cluster.StateWriter()
 	c := controller.New(controller.Deps{
-		Log: l.log, Options: l.opts, Feed: l.feed, Status: writer, State: state, Events: l.cluster, Metrics: l.metrics, Usage: l.usage,
+		Log: l.log, Options: l.opts, Feed: l.feed, Status: writer, State: state, Metrics: l.metrics, Usage: l.usage,
 		Former: former,
 	})
 	tasks := task.New(l.log)

@@ -21,7 +21,7 @@ import (
 	"github.com/barelb/barelb/internal/kube"
 )
 
-// feed, statusWriter, stateWriter and eventer are what the controller needs of Kubernetes.
+// feed, statusWriter, stateWriter and updateCounter are what the controller needs of Kubernetes.
 type (
 	feed interface {
 		Changed() <-chan struct{}
@@ -35,9 +35,6 @@ type (
 	}
 	stateWriter interface {
 		Set(s kube.State)
-	}
-	eventer interface {
-		ServiceEvent(svc *lb.Service, warning bool, reason, message string)
 	}
 	updateCounter interface {
 		Update(err error)
@@ -64,7 +61,6 @@ type Deps struct {
 	Feed    feed
 	Status  statusWriter
 	State   stateWriter
-	Events  eventer
 	Metrics updateCounter
 	Usage   *Usage // takes the use of the pools
 	// Former are those that addresses are kept for, as the controller before said, in

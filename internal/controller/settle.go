@@ -78,10 +78,12 @@ func (c *Controller) settle(live *lb.Service) (freed bool) {
 	for _, a := range d.Addrs {
 		c.notReleasing(a, svc.UID) // it was to be taken, and shall stay
 	}
-	c.tell(svc, d)
-	if !gave || !had.Equal(now) || !c.said(live, now) {
+	now.Events = c.tell(svc, d)
+	if !gave || !had.Equal(now) || len(now.Events) > 0 || !c.said(live, now) {
+		urgent := !slices.Equal(live.Addrs, d.Addrs) || len(before.Addrs) > 0 && !before.SharesAs(now.Holder)
+		c.Status.Set(svc.Key, now, urgent)
+		now.Events = nil
 		c.record(svc, now)
-		c.Status.Set(svc.Key, now, !slices.Equal(live.Addrs, d.Addrs))
 	}
 	c.Metrics.Update(nil)
 	// A lost address is free for others; so may be a kept one, if its Service is
@@ -142,43 +144,50 @@ func keptNote(d ipam.Decision) string {
 	return fmt.Sprintf("kept, although %s: %s", d.Guarded.Reason, d.Guarded.Message)
 }
 
-// tell records Events about a decision: one for each thing that is new. svc is as
-// it was before.
-func (c *Controller) tell(svc *lb.Service, d ipam.Decision) {
+// tell logs a decision and returns Events about it: one for each thing that is new.
+// svc is as it was before.
+func (c *Controller) tell(svc *lb.Service, d ipam.Decision) []kube.Event {
+	var events []kube.Event
+	add := func(warning bool, reason, message string) {
+		events = append(events, kube.Event{Warning: warning, Reason: reason, Message: message})
+	}
 	had := svc.Addrs
 	if d.Cleared != nil {
-		c.Events.ServiceEvent(svc, false, kube.EventCleared, string(d.Cleared.Reason)+": "+d.Cleared.Message)
+		add(false, kube.EventCleared, string(d.Cleared.Reason)+": "+d.Cleared.Message)
 		c.Log.Info("took address back", "service", svc.Key.String(), "addr", fmt.Sprint(had), "reason", string(d.Cleared.Reason))
 	}
 	if len(d.Addrs) > 0 && !slices.Equal(had, d.Addrs) {
-		c.Events.ServiceEvent(svc, false, kube.EventAllocated, "Assigned IP "+quoted(d.Addrs))
+		add(false, kube.EventAllocated, "Assigned IP "+quoted(d.Addrs))
 		c.Log.Info("allocated", "service", svc.Key.String(), "addr", fmt.Sprint(d.Addrs), "pool", d.Pool)
 		if svc.LegacyAnnotations {
-			c.Events.ServiceEvent(svc, true, kube.EventDeprecated, "annotations under metallb.universe.tf/ are deprecated; write them under metallb.io/")
+			add(true, kube.EventDeprecated, "annotations under metallb.universe.tf/ are deprecated; write them under metallb.io/")
 		}
 	}
-	c.tellGuarded(svc, d)
+	if note := c.guards(svc, d); note != "" {
+		add(true, kube.EventEditHeldBack, note)
+	}
 	if d.Refused == nil {
 		delete(c.refused, svc.Key)
-		return
+		return events
 	}
 	text := string(d.Refused.Reason) + ": " + d.Refused.Message
 	known := c.refused[svc.Key] == text || strings.Contains(svc.Told, text) // the one before us may have told it
 	c.refused[svc.Key] = text
 	if known {
-		return
+		return events
 	}
 	c.Log.Warn("not allocated", "service", svc.Key.String(), "reason", string(d.Refused.Reason), "err", d.Refused.Message)
 	switch {
 	case d.Refused.Reason == lb.InvalidRequest && len(d.Addrs) > 0:
-		c.Events.ServiceEvent(svc, true, kube.EventRequestInvalid, text)
+		add(true, kube.EventRequestInvalid, text)
 	case len(d.Addrs) > 0:
-		c.Events.ServiceEvent(svc, false, kube.EventAdditionFailed, text)
+		add(false, kube.EventAdditionFailed, text)
 	case d.Refused.Reason == lb.NoClusterIP:
-		c.Events.ServiceEvent(svc, true, kube.EventNoClusterIPs, text)
+		add(true, kube.EventNoClusterIPs, text)
 	default:
-		c.Events.ServiceEvent(svc, true, kube.EventAllocFailed, fmt.Sprintf("Failed to allocate IP for %q: %s", svc.Key, text))
+		add(true, kube.EventAllocFailed, fmt.Sprintf("Failed to allocate IP for %q: %s", svc.Key, text))
 	}
+	return events
 }
 
 // guarded is a Service that keeps what its pool would not give it any more.
@@ -187,19 +196,20 @@ type guarded struct {
 	text string // with its addresses
 }
 
-// tellGuarded records an Event when a Service begins to keep what its pool would not
-// give it.
-func (c *Controller) tellGuarded(svc *lb.Service, d ipam.Decision) {
+// guards notes whether a Service keeps what its pool would not give it, and returns
+// what is to be said of it, if that is new.
+func (c *Controller) guards(svc *lb.Service, d ipam.Decision) string {
 	if d.Guarded == nil {
 		delete(c.guarded, svc.Key)
-		return
+		return ""
 	}
 	now := guarded{d.Pool, fmt.Sprintf("%s (%s)", svc.Key, ipam.List(d.Addrs))}
 	_, was := c.guarded[svc.Key]
 	c.guarded[svc.Key] = now
 	if note := keptNote(d); !was && !strings.Contains(svc.Told, note) {
-		c.Events.ServiceEvent(svc, true, kube.EventEditHeldBack, note)
+		return note
 	}
+	return ""
 }
 
 // quoted prints addresses as MetalLB's Events do.

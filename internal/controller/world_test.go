@@ -78,7 +78,7 @@ func (w *world) start() {
 	var ctx context.Context
 	ctx, w.stop = context.WithCancel(w.t.Context())
 	w.under = controller.New(controller.Deps{
-		Log: slog.New(slog.DiscardHandler), Options: w.opts, Feed: w, Status: statusWriter{w}, State: stateWriter{w}, Events: w, Metrics: w,
+		Log: slog.New(slog.DiscardHandler), Options: w.opts, Feed: w, Status: statusWriter{w}, State: stateWriter{w}, Metrics: w,
 		Usage: w.usage, Former: w.former,
 	})
 	w.say("# start")
@@ -266,15 +266,6 @@ func (w *world) claim(a netip.Addr, holders ...lb.Holder) {
 	w.delta.Claims[a] = holders
 }
 
-// ServiceEvent prints an Event.
-func (w *world) ServiceEvent(svc *lb.Service, warning bool, reason, message string) {
-	kind := "Normal"
-	if warning {
-		kind = "Warning"
-	}
-	w.say("%s: %s %s: %s", svc.Key.Name, kind, reason, message)
-}
-
 // Update does nothing.
 func (w *world) Update(error) {}
 
@@ -319,6 +310,13 @@ func (s statusWriter) Set(k lb.Key, want kube.ServiceStatus, urgent bool) {
 		if !w.lag {
 			w.claim(a, append(have, want.Holder)...)
 		}
+	}
+	for _, e := range want.Events {
+		kind := "Normal"
+		if e.Warning {
+			kind = "Warning"
+		}
+		w.sayLocked("%s: %s %s: %s", k.Name, kind, e.Reason, e.Message)
 	}
 	cond := want.Conditions[0]
 	told := cond.Reason + ": " + cond.Message

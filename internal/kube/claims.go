@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -222,13 +221,10 @@ func (w *Writer) tryClaim(ctx context.Context, o *v1alpha1.AddressClaim, addr ne
 }
 
 // claim makes h a holder of addr. It fails with a takenError if another holds it
-// who does not share it. One who comes beside others must fit them as they are now
-// too: what a claim says of its holder lags behind the edits of its user, and here
-// may write one who does not know yet that he was deposed, and knows of no edit since.
+// who does not share it.
 func (w *Writer) claim(ctx context.Context, addr netip.Addr, h lb.Holder, from client.Reader) error {
 	return w.editClaim(ctx, from, addr, func(have []lb.Holder) ([]lb.Holder, error) {
-		i := slices.IndexFunc(have, func(o lb.Holder) bool { return o.UID == h.UID })
-		if i >= 0 && have[i].Equal(h) {
+		if i := slices.IndexFunc(have, func(o lb.Holder) bool { return o.UID == h.UID }); i >= 0 && have[i].Equal(h) {
 			return have, nil
 		}
 		// One of the same name and another UID is gone: h's Service has its place.
@@ -237,33 +233,9 @@ func (w *Writer) claim(ctx context.Context, addr netip.Addr, h lb.Holder, from c
 			if ipam.Clash(addr, o, h) != nil {
 				return nil, &takenError{addr, o.Key}
 			}
-			if i >= 0 { // it is there already, and only changes
-				continue
-			}
-			now, err := w.holderNow(ctx, o)
-			if err != nil {
-				return nil, err
-			}
-			if ipam.Clash(addr, now, h) != nil {
-				return nil, &takenError{addr, o.Key}
-			}
 		}
 		return append(others, h), nil
 	})
-}
-
-// holderNow returns what a holder is like now, or as it was if its Service is gone or
-// not ours any more.
-func (w *Writer) holderNow(ctx context.Context, h lb.Holder) (lb.Holder, error) {
-	var o corev1.Service
-	err := w.c.client.Get(ctx, client.ObjectKey(h.Key), &o)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return h, fmt.Errorf("read holder %s: %w", h.Key, err)
-	}
-	if svc := convertService(&o, w.c.opts.LoadBalancerClass, nil); err == nil && svc != nil && svc.UID == h.UID {
-		return lb.HolderOf(svc), nil
-	}
-	return h, nil
 }
 
 // markReleased marks a claim of a Service that is there.

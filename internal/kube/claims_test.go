@@ -134,38 +134,6 @@ func TestSharersAreInOneClaim(t *testing.T) {
 	l.settled(w)
 }
 
-// A user has edited a holder since it claimed the address. Who would fit the claim, and
-// not the holder as it is now, does not come beside it, whatever its controller knows.
-func TestHolderThatWasEditedSince(t *testing.T) {
-	l := newLab(t)
-	w := l.writer()
-	a, b := l.loadBalancer("a", sharingOn("k", 80)), l.loadBalancer("b", sharingOn("k", 81))
-	l.create(a)
-	l.create(b)
-	w.Set(l.key("a"), shared(wish(a, "p", "192.0.2.1"), "k", 80), true)
-	l.statusSays(a, "192.0.2.1 p")
-	edit := func(port int32) {
-		l.refresh(a)
-		sharingOn("k", port)(a)
-		if err := l.client.Update(t.Context(), a); err != nil {
-			t.Fatal(err)
-		}
-	}
-	edit(81)
-	w.Set(l.key("b"), shared(wish(b, "p", "192.0.2.1"), "k", 81), true)
-	c := l.loadBalancer("c")
-	l.create(c)
-	w.Set(l.key("c"), wish(c, "p", "192.0.2.2"), true) // it comes after that of b
-	l.statusSays(c, "192.0.2.2 p")
-	if got := l.claim("192.0.2.1"); got != "a" {
-		t.Errorf("claim of %q, want that of a", got)
-	}
-	edit(80)
-	l.statusSays(b, "192.0.2.1 p")
-	l.awaitClaim("192.0.2.1", "a b")
-	l.settled(w)
-}
-
 // An address that is claimed for one is not given to another, and the reader of the
 // feed learns of the claim.
 func TestClaimedForAnother(t *testing.T) {

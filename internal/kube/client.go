@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -83,6 +84,7 @@ type Cluster struct {
 	cache      cache.Cache
 	recorder   record.EventRecorder
 	events     record.EventBroadcaster
+	unsent     atomic.Int64 // Events, or more where some are never sent
 	pod        ownPod
 }
 
@@ -211,7 +213,7 @@ func slim(obj any) (any, error) {
 // nothing.
 func (c *Cluster) Run(ctx context.Context) error {
 	c.startEvents()
-	defer c.events.Shutdown()
+	defer c.stopEvents()
 	ended := make(chan error, 1)
 	go func() { ended <- c.cache.Start(ctx) }()
 	late := make(<-chan time.Time)

@@ -3,11 +3,14 @@ package kube
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/barelb/barelb/api/v1beta1"
@@ -37,6 +40,9 @@ const (
 	EventInForce       = "InForce"       // it has effect again
 )
 
+// lastEvents bounds the wait for Events when a process ends.
+const lastEvents = time.Second
+
 func (c *Cluster) startEvents() {
 	cfg := rest.CopyConfig(c.rest)
 	cfg.QPS, cfg.Burst = eventsQPS, eventsBurst // a budget of their own: nothing waits for Events
@@ -48,7 +54,44 @@ func (c *Cluster) startEvents() {
 		c.opts.Log.Warn("events are not recorded", "err", err)
 		return
 	}
-	c.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: set.Events("")})
+	c.events.StartRecordingToSink(&sink{&typedcorev1.EventSinkImpl{Interface: set.Events("")}, &c.unsent})
+}
+
+// stopEvents waits a moment for Events that were recorded and not sent yet: the last
+// ones of a process are about what it has just done. Some are never sent, by the
+// library's own rules against floods.
+func (c *Cluster) stopEvents() {
+	limit := time.NewTimer(lastEvents)
+	defer limit.Stop()
+	tick := time.NewTicker(lastEvents / 100)
+	defer tick.Stop()
+	for c.unsent.Load() > 0 {
+		select {
+		case <-tick.C:
+			continue
+		case <-limit.C:
+		}
+		break
+	}
+	c.events.Shutdown()
+}
+
+// sink counts what was sent.
+type sink struct {
+	record.EventSink
+	unsent *atomic.Int64
+}
+
+// Create sends an Event that is new.
+func (s *sink) Create(e *corev1.Event) (*corev1.Event, error) {
+	defer s.unsent.Add(-1)
+	return s.EventSink.Create(e)
+}
+
+// Patch sends one that has happened before.
+func (s *sink) Patch(e *corev1.Event, data []byte) (*corev1.Event, error) {
+	defer s.unsent.Add(-1)
+	return s.EventSink.Patch(e, data)
 }
 
 // NodeAssigned returns the message of EventNodeAssigned.
@@ -58,6 +101,7 @@ func NodeAssigned(node, protocol string) string {
 
 // ServiceEvent records an Event on a Service. warning tells trouble from news.
 func (c *Cluster) ServiceEvent(svc *lb.Service, warning bool, reason, message string) {
+	c.unsent.Add(1)
 	c.recorder.Event(&corev1.ObjectReference{
 		APIVersion: "v1", Kind: "Service", Namespace: svc.Key.Namespace, Name: svc.Key.Name, UID: types.UID(svc.UID),
 	}, eventType(warning), reason, message)
@@ -69,6 +113,7 @@ func (c *Cluster) ObjectEvent(ctx context.Context, kind, name string, warning bo
 	if o == nil || c.cache.Get(ctx, client.ObjectKey{Namespace: c.opts.Namespace, Name: name}, o) != nil {
 		return
 	}
+	c.unsent.Add(1)
 	c.recorder.Event(&corev1.ObjectReference{
 		APIVersion: version, Kind: kind, Namespace: o.GetNamespace(), Name: name, UID: o.GetUID(),
 	}, eventType(warning), reason, message)

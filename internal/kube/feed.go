@@ -54,7 +54,7 @@ type Feed struct {
 // Delta is what changed since the last one.
 type Delta struct {
 	// Services are the Services that changed, or whose endpoints did; nil means
-	// gone, or not ours any more.
+	// gone, or not ours any more. One whose namespace is not known yet comes with it.
 	Services map[lb.Key]*lb.Service
 	// Endpoints are the endpoints of the Services above.
 	Endpoints map[lb.Key][]lb.Endpoint
@@ -183,9 +183,14 @@ func (f *Feed) Drain() Delta {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	d := Delta{Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}, Claims: map[netip.Addr][]lb.Holder{}}
+	later := map[lb.Key]bool{}
 	for key := range f.dirty {
-		d.Services[key] = nil
 		o := f.services[key]
+		if _, known := f.namespaces[key.Namespace]; o != nil && !known {
+			later[key] = true // a pool may want it by the labels of its namespace
+			continue
+		}
+		d.Services[key] = nil
 		if o == nil {
 			continue
 		}
@@ -219,7 +224,7 @@ func (f *Feed) Drain() Delta {
 	}
 	d.Announced = f.announced.drain()
 	slices.SortFunc(d.Orphans, lb.Key.Compare)
-	f.dirty, f.claimDirty = map[lb.Key]bool{}, map[netip.Addr]bool{}
+	f.dirty, f.claimDirty = later, map[netip.Addr]bool{}
 	f.nodesDirty, f.conflictsDirty, f.objectsDirty = false, false, false
 	return d
 }
@@ -347,7 +352,7 @@ func (f *Feed) onNamespace(obj any, gone bool) { //nolint:revive // two kinds of
 		delete(f.namespaces, o.Name)
 		return
 	}
-	if maps.Equal(f.namespaces[o.Name], o.Labels) {
+	if labels, known := f.namespaces[o.Name]; known && maps.Equal(labels, o.Labels) {
 		return
 	}
 	f.namespaces[o.Name] = o.Labels

@@ -76,6 +76,7 @@ func TestEndpointsOfOtherServicesAreNoNews(t *testing.T) {
 		}
 	}
 	key := lb.Key{Namespace: "ns", Name: "s"}
+	f.onNamespace(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, false)
 	f.onService(svc(corev1.ServiceTypeClusterIP), false)
 	signalled(f)
 	f.onSlice(slice("n1"), false)
@@ -111,7 +112,9 @@ func TestNamespaceLabelsConcernItsServices(t *testing.T) {
 	for _, ns := range []string{"red", "blue"} {
 		f.onService(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "s"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}, false)
 	}
-	signalled(f)
+	if d, _ := signalled(f); len(d.Services) > 0 {
+		t.Errorf("before their namespaces are known: %v", d.Services)
+	}
 	namespace := func(labels map[string]string) *corev1.Namespace {
 		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "red", Labels: labels}}
 	}
@@ -195,6 +198,7 @@ func TestMemoryPerService(t *testing.T) {
 	}
 	before := used()
 	f := (&Cluster{}).Feed()
+	f.onNamespace(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, false)
 	for i, o := range objects {
 		f.onService(o, false)
 		node := fmt.Sprint("node", i%10)

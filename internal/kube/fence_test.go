@@ -36,7 +36,7 @@ func (l *lab) lead(ctx context.Context) *sync.WaitGroup {
 	w, state := c.Writer(feed, always), c.StateWriter()
 	ctl := controller.New(controller.Deps{
 		Log: slog.New(slog.DiscardHandler), Options: controller.Options{Retention: time.Minute},
-		Feed: feed, Status: w, State: state, Events: c, Metrics: noCounters{}, Usage: &controller.Usage{},
+		Feed: feed, Status: w, State: state, Metrics: noCounters{}, Usage: &controller.Usage{},
 	})
 	var wg sync.WaitGroup
 	for _, run := range []func(context.Context) error{c.Run, feed.Run, w.Run, state.Run, ctl.Run} {

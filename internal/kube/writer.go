@@ -43,9 +43,17 @@ type ServiceStatus struct {
 	Pool  string
 	// Conditions are those that are to be there; others stay as they are.
 	Conditions []Condition
+	// Events are recorded once all that is written.
+	Events []Event
 }
 
-// Equal reports whether s and o say the same.
+// Event is what happened to a Service.
+type Event struct {
+	Warning         bool // trouble, not news
+	Reason, Message string
+}
+
+// Equal reports whether s and o say the same, Events aside.
 func (s ServiceStatus) Equal(o ServiceStatus) bool {
 	return s.Holder.Equal(o.Holder) && s.Pool == o.Pool && slices.Equal(s.Addrs, o.Addrs) && slices.Equal(s.Conditions, o.Conditions)
 }
@@ -100,9 +108,21 @@ func (c *Cluster) Writer(f *Feed, held func() bool) *Writer {
 // wait for what is.
 func (w *Writer) Set(key lb.Key, want ServiceStatus, urgent bool) {
 	w.mu.Lock()
+	if old, waits := w.want[key]; waits {
+		want.Events = stillTrue(old, want)
+	}
 	w.want[key] = want
 	w.mu.Unlock()
 	w.add(key, urgent)
+}
+
+// stillTrue returns the Events of an old wish that a new one leaves true, and those of
+// the new one.
+func stillTrue(old, now ServiceStatus) []Event {
+	if old.UID != now.UID || !slices.Equal(old.Addrs, now.Addrs) {
+		return now.Events
+	}
+	return slices.Concat(old.Events, now.Events)
 }
 
 // Release sees to it that the Service, which may be gone, has no claim to addr,
@@ -145,6 +165,11 @@ func (w *Writer) work(ctx context.Context) {
 		}
 		j := w.job(key)
 		err := w.do(ctx, key, j)
+		if err == nil {
+			w.tell(key, j)
+		} else {
+			w.putBack(key, j)
+		}
 		var taken *takenError
 		switch {
 		case err == nil:
@@ -169,12 +194,36 @@ func (w *Writer) job(key lb.Key) job {
 	var j job
 	if want, ok := w.want[key]; ok {
 		j.want = &want
+		left := want
+		left.Events = nil // they are this job's to record
+		w.want[key] = left
 	}
 	for r := range w.release[key] {
 		j.release = append(j.release, r)
 	}
 	slices.SortFunc(j.release, func(a, b claimOf) int { return a.addr.Compare(b.addr) })
 	return j
+}
+
+// tell records the Events of a job that is done.
+func (w *Writer) tell(key lb.Key, j job) {
+	if j.want == nil {
+		return
+	}
+	svc := &lb.Service{Key: key, UID: j.want.UID}
+	for _, e := range j.want.Events {
+		w.c.ServiceEvent(svc, e.Warning, e.Reason, e.Message)
+	}
+}
+
+// putBack keeps the Events of a job that is to be tried again.
+func (w *Writer) putBack(key lb.Key, j job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now, waits := w.want[key]; waits && j.want != nil {
+		now.Events = stillTrue(*j.want, now)
+		w.want[key] = now
+	}
 }
 
 // forget drops what came true, unless there is a newer wish.

@@ -288,9 +288,6 @@ func TestServiceAllocation(t *testing.T) {
 			ns := l.newNamespace(t, map[string]string{"team": "blue"})
 			l.apply(t, pool("all", []string{everybody}),
 				pool("pinned", []string{mine}, "serviceAllocation: {priority: 1, "+strings.ReplaceAll(c.pinned, "NS", ns)+"}"))
-			// Namespaces are watched apart from Services: one that asks for the pool waits until
-			// the labels of its own are known.
-			l.awaitFrom(t, l.put(t, "first", append(slices.Clone(c.chosen), in(ns), bound("pinned"))...), "pinned", mine)
 			l.awaitFrom(t, l.put(t, "chosen", append(slices.Clone(c.chosen), in(ns))...), "pinned", mine)
 			other := ns
 			if c.elsewhere {
