@@ -297,8 +297,7 @@ func (c *Controller) takeClaim(addr netip.Addr, holders []lb.Holder, changed map
 	freed := c.book.SetClaim(addr, holders)
 	strays := c.releaseStrays(addr)
 	for _, key := range c.book.HoldersOf(addr) {
-		claimed := slices.ContainsFunc(holders, func(h lb.Holder) bool { return h.Key == key })
-		if strays || !claimed {
+		if strays || !slices.ContainsFunc(holders, c.given[key].Holder.Equal) { // or another was about to take it
 			changed[key] = true
 		}
 	}

@@ -123,6 +123,23 @@ func TestClaimsThatAreDeletedComeBack(t *testing.T) {
 	})
 }
 
+// Another controller was about to take an address, and ended.
+func TestClaimThatWasMarkedIsHeldAgain(t *testing.T) {
+	story(t, func(w *world) {
+		w.pool("p", "192.0.2.0/30")
+		w.service("a")
+		w.start()
+		w.step("mark the claim", func() {
+			h := holder("a", "1")
+			h.Released = true
+			w.claim(first, h)
+		})
+		if h := w.claims[first]; len(h) != 1 || h[0].Released {
+			t.Errorf("claims: %v", w.claims)
+		}
+	})
+}
+
 func TestRecreatedServiceGetsItsAddressBack(t *testing.T) {
 	story(t, func(w *world) {
 		w.opts.Retention = 10 * time.Minute
