@@ -75,27 +75,43 @@ func (l *lab) awaitConflicts(t *testing.T, want ...string) []string {
 }
 
 // What a host outside the cluster uses is reported, and only that, for as long as it
-// does and a pool has it.
+// does and a pool has it. It is not given, also to who asks for it, until it is free.
 func TestAddressesThatOthersUse(t *testing.T) {
 	l := frr(t)
-	mac := l.useElsewhere(t, "192.168.1.235/24", "fd00:1::2:31/64")
-	l.apply(t, pool("wire", []string{"192.168.1.234-192.168.1.237", "fd00:1::2:30-fd00:1::2:33"}, "autoAssign: false"))
-	both := []string{"192.168.1.235 " + mac + " eth0", "fd00:1::2:31 " + mac + " eth0"}
-	reporters := l.awaitConflicts(t, both...)
-	for _, node := range reporters {
+	const taken, prefix = "192.168.1.235", "192.168.1.235/24"
+	mac := l.useElsewhere(t, prefix, "fd00:1::2:31/64")
+	l.apply(t, pool("wire", []string{taken + "-192.168.1.237", "fd00:1::2:30-fd00:1::2:33"}, "autoAssign: false"))
+	both := []string{taken + " " + mac + " eth0", "fd00:1::2:31 " + mac + " eth0"}
+	for _, node := range l.awaitConflicts(t, both...) {
 		if !slices.Contains(l.c.Nodes(), node) {
 			t.Errorf("reported by %q, which is no node", node)
 		}
 	}
+	eventually(t, "the condition of the pool", func() error {
+		text, err := l.field(t.Context(), "IPAddressPool", "wire", "status", "conditions")
+		if err == nil && (!strings.Contains(text, "AddressesInUseOnWire") || !strings.Contains(text, taken+" is used by "+mac)) {
+			err = fmt.Errorf("conditions are %s", text)
+		}
+		return err
+	})
 
 	// A Service gets an address that nobody uses, and its owner is no stranger.
 	l.apply(t, object("L2Advertisement", "wire", "ipAddressPools: [wire]"))
 	addr := l.serve(t, system.Service{Name: "wire"}, "wire")
+	if addr.String() == taken {
+		t.Fatalf("a Service got %s, which the client uses", taken)
+	}
 	l.owner(t, addr)
 	l.delete(t, "wire")
 	l.awaitSilence(t, addr)
+	asks := system.Service{Name: "asks", Annotations: map[string]string{askFor: taken}}
+	l.create(t, asks)
+	l.awaitEvent(t, namespace, "Service", asks.Name, "AllocationFailed", "AddressInUseOnWire", mac)
 
-	must(t, l.c.Box(cluster.Client).Command(t.Context(), "ip", "addr", "del", "192.168.1.235/24", "dev", "eth0").Run())
+	must(t, l.c.Box(cluster.Client).Command(t.Context(), "ip", "addr", "del", prefix, "dev", "eth0").Run())
+	if got := l.addresses(t, asks.Name, 1)[0]; got.String() != taken {
+		t.Errorf("the Service that waits got %s, want %s", got, taken)
+	}
 	l.awaitConflicts(t, both[1])
 
 	// Without its pool a conflict concerns nobody, and it goes though it still is one.
@@ -123,33 +139,4 @@ func TestConflictWhoseReporterIsGone(t *testing.T) {
 	if !ended(l.sys.Speaker(reporter)) {
 		t.Errorf("the speaker of %s has come back by itself: it proves nothing", reporter)
 	}
-}
-
-// What is in use on the wire is not given, also to who asks for it, until it is free.
-func TestAddressInUseIsNotGiven(t *testing.T) {
-	l := frr(t)
-	const taken, prefix = "192.168.1.240", "192.168.1.240/24"
-	mac := l.useElsewhere(t, prefix)
-	l.apply(t, pool("taken", []string{taken + "-192.168.1.241"}, "autoAssign: false"))
-	l.awaitConflicts(t, taken+" "+mac+" eth0")
-	eventually(t, "the condition of the pool", func() error {
-		text, err := l.field(t.Context(), "IPAddressPool", "taken", "status", "conditions")
-		if err == nil && (!strings.Contains(text, "AddressesInUseOnWire") || !strings.Contains(text, mac)) {
-			err = fmt.Errorf("conditions are %s", text)
-		}
-		return err
-	})
-
-	if got := l.serve(t, system.Service{Name: "other"}, "taken"); got.String() == taken {
-		t.Fatalf("a Service got %s, which the client uses", taken)
-	}
-	asks := system.Service{Name: "asks", Annotations: map[string]string{askFor: taken}}
-	l.create(t, asks)
-	l.awaitEvent(t, namespace, "Service", asks.Name, "AllocationFailed", "AddressInUseOnWire", mac)
-
-	must(t, l.c.Box(cluster.Client).Command(t.Context(), "ip", "addr", "del", prefix, "dev", "eth0").Run())
-	if got := l.addresses(t, asks.Name, 1)[0]; got.String() != taken {
-		t.Errorf("the Service that waits got %s, want %s", got, taken)
-	}
-	l.awaitConflicts(t)
 }
