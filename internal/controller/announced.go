@@ -10,10 +10,13 @@ import (
 
 const (
 	// settleTime is how long nothing must have changed in where a Service is announced
-	// before that is written: nodes begin one after the other.
+	// before that is written: nodes begin one after the other. With many changes under
+	// way they report ever later, so it grows by settleEach for each, up to settleMost.
 	settleTime = 2 * time.Second
-	// longestSettle bounds how long it may go on changing.
-	longestSettle = 15 * time.Second
+	settleEach = 20 * time.Millisecond
+	settleMost = time.Minute
+	// longestSettle bounds, in settle times, how long it may go on changing.
+	longestSettle = 7
 )
 
 // announced is where Services are announced, and what of it is written.
@@ -49,8 +52,9 @@ func (a *announced) take(news map[lb.Key]lb.Announcement, now time.Time) bool {
 		if !waits {
 			p.since = now
 		}
-		if p.at = now.Add(settleTime); p.at.Sub(p.since) > longestSettle {
-			p.at = p.since.Add(longestSettle)
+		quiet := min(settleTime+time.Duration(len(a.due))*settleEach, settleMost)
+		if p.at = now.Add(quiet); p.at.Sub(p.since) > longestSettle*quiet {
+			p.at = p.since.Add(longestSettle * quiet)
 		}
 		a.due[key] = p
 	}

@@ -75,7 +75,7 @@ func TestAnnouncedThatFlapsIsWritten(t *testing.T) {
 		w.step("all is known", func() { w.says(map[string]lb.Announcement{"a": l2("node1")}) })
 		for i := range 20 {
 			w.step("a change", func() { w.says(map[string]lb.Announcement{"a": l2([]string{"node1", "node2"}[i%2])}) })
-			<-time.After(1300 * time.Millisecond)
+			<-time.After(1500 * time.Millisecond)
 			synctest.Wait()
 		}
 		written := 0

@@ -21,6 +21,11 @@ import (
 )
 
 const (
+	// leisure is how many times longer than it writes a writer does nothing, at most
+	// longestLeisure: what is for people to read leaves the API server to the others.
+	leisure        = 2
+	longestLeisure = 5 * time.Second
+
 	announcementWriters = 2 // writes of announcement status under way at once
 	// announcementDelay is how long a change waits to be written: what is taken
 	// back meanwhile is never written.
@@ -240,11 +245,17 @@ func (w *AnnouncementWriter) work(ctx context.Context) {
 		if stop || ctx.Err() != nil {
 			return
 		}
+		began := time.Now()
 		err := w.write(ctx, id)
+		took := time.Since(began)
 		switch {
 		case err == nil:
 			w.queue.Forget(id)
 			pause = w.delay
+			select { // a slow API server has more important things to do
+			case <-ctx.Done():
+			case <-time.After(min(leisure*took, longestLeisure)):
+			}
 		case ctx.Err() != nil:
 		case apierrors.IsConflict(err): // the news is on its way to us
 			w.queue.AddAfter(id, w.delay)
