@@ -77,6 +77,7 @@ type Controller struct {
 	book     *ipam.Book
 	cfg      *config.Config
 	onWire   []lb.WireConflict // as speakers say
+	heeded   []lb.WireConflict // those of them that are not given
 	services map[lb.Key]*lb.Service
 	given    map[lb.Key]kube.ServiceStatus // what was decided last, be it nothing
 	refused  map[lb.Key]string             // what its user was told last; it waits for better times

@@ -8,13 +8,11 @@ import (
 
 	"github.com/barelb/barelb/internal/core/ipam"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/wire"
 	"github.com/barelb/barelb/internal/kube"
 )
 
 const (
-	// mostOnWire bounds how many addresses of one pool are not given because of what
-	// is heard on the wire: one host that answers for everything shall not empty it.
-	mostOnWire = 64
 	// mostNamed bounds how many Services a condition names.
 	mostNamed = 20
 	// mostFormer bounds how many Services that are gone are told to the one after us.
@@ -27,12 +25,13 @@ func (c *Controller) takeConflicts(d kube.Delta) bool {
 	if d.Conflicts != nil {
 		c.onWire = d.Conflicts
 	}
-	return c.book.SetOnWire(c.heeded())
+	c.heeded = c.heed()
+	return c.book.SetOnWire(c.heeded)
 }
 
-// heeded returns the addresses that are not given because of what is heard on the
-// wire.
-func (c *Controller) heeded() []lb.WireConflict {
+// heed returns the addresses that are not given because of what is heard on the wire:
+// so many of each pool that one host that answers for everything does not empty it.
+func (c *Controller) heed() []lb.WireConflict {
 	count := map[string]int{}
 	return slices.DeleteFunc(slices.Clone(c.onWire), func(x lb.WireConflict) bool {
 		if c.cfg == nil {
@@ -40,7 +39,7 @@ func (c *Controller) heeded() []lb.WireConflict {
 		}
 		name := c.cfg.PoolOf(x.Addr)
 		pool := c.cfg.PoolByName(name)
-		if pool == nil || pool.IgnoreOnWire.Has(x.Addr) || count[name] == mostOnWire {
+		if pool == nil || pool.IgnoreOnWire.Has(x.Addr) || count[name] == wire.MaxConflicts {
 			return true
 		}
 		count[name]++
@@ -83,7 +82,7 @@ func (c *Controller) keep(pool string) bool { return c.Options.GuardPools && c.h
 // onWireTexts says of each pool which of its addresses others on the wire use.
 func (c *Controller) onWireTexts() map[string]string {
 	out := map[string]string{}
-	for _, x := range c.heeded() {
+	for _, x := range c.heeded {
 		pool := c.cfg.PoolOf(x.Addr)
 		held := ""
 		if keys := c.book.HoldersOf(x.Addr); len(keys) > 0 {
