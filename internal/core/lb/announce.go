@@ -3,6 +3,7 @@ package lb
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -14,11 +15,47 @@ import (
 // address by address. The announcer prunes what is not in it.
 type L2 map[netip.Addr]L2Announcement
 
-// L2Announcement says where an address is answered for.
+// Role is as what a node answers for an address.
+type Role uint8
+
+// The roles. A node that has none for an address does not answer for it.
+const (
+	// Own answers with the node's own MAC.
+	Own Role = iota
+	// Yield answers unicast refreshes alone, with the node's own MAC: those who use this
+	// node go on doing so, and those who ask everybody find the new owner.
+	Yield
+	// Caretake answers with the MAC of the owner, whose speaker does not work: unicast
+	// alone, never unasked, from our own MAC in the Ethernet header.
+	Caretake
+)
+
+// Tell says how an owner tells the links of an address unasked, by gratuitous ARP
+// and unsolicited Neighbor Advertisement.
+type Tell uint8
+
+// Ways to tell. Only an owner tells.
+const (
+	TellAtOnce Tell = iota // now, again at growing gaps, and then slowly
+	TellSlowly             // only the slow refresh: neighbours have it right already
+	TellNever              // nothing: neighbours shall use the former owner for now
+)
+
+// L2Announcement says where and how an address is answered for.
 type L2Announcement struct {
 	// Links are the names of the links to answer on, sorted; empty means every
 	// link that can carry announcements.
 	Links []string
+	Role  Role
+	Tell  Tell // for Own alone
+	// MACs are, for Caretake alone, what to answer with, by the name of the link of ours.
+	// Links that are not in it are not answered on.
+	MACs map[string][6]byte
+}
+
+// Equal reports whether a and b say the same.
+func (a L2Announcement) Equal(b L2Announcement) bool {
+	return a.Role == b.Role && a.Tell == b.Tell && slices.Equal(a.Links, b.Links) && maps.Equal(a.MACs, b.MACs)
 }
 
 // BGP is what one node shall tell its routers: the full desired state. A session

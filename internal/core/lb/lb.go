@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Family is an IP address family.
@@ -162,4 +163,13 @@ type Node struct {
 	Addrs              []netip.Addr // internal and external ones, sorted
 	NetworkUnavailable bool         // condition NetworkUnavailable is True
 	Excluded           bool         // carries node.kubernetes.io/exclude-from-external-load-balancers
+
+	// NotReadySince is when the node's condition Ready ceased to be True; zero while it is
+	// True, and if there is none.
+	NotReadySince time.Time
+	// Unschedulable reports whether the node is cordoned. That alone changes nothing.
+	Unschedulable bool
+	// Leaving is why the node shall carry no traffic any more, in words for users, such as
+	// "annotation barelb.io/drain"; "" if it may. Excluded is not repeated in it.
+	Leaving string
 }
