@@ -1,0 +1,216 @@
+package liveness
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+const staleDead = 20 * time.Second // how often those who do not probe a dead node ask after it
+
+// speaker is what is known of a node's speaker.
+type speaker struct {
+	incarnation uint64
+	epoch       uint32 // of that incarnation; odd if it is down, as an observer found
+
+	connected bool // this node's own connection to it
+	connInc   uint64
+	beat      time.Time
+	missed    bool // beats, and this node has said so
+
+	heard     time.Time // a frame of it
+	downSince time.Time
+}
+
+// incarnate notes that the speaker says to be of an incarnation.
+func (s *speaker) incarnate(inc uint64) {
+	if inc > s.incarnation {
+		s.incarnation, s.epoch, s.missed = inc, 0, false
+		if s.connInc != 0 && s.connInc < inc {
+			s.connected = false // that was its forerunner
+		}
+	}
+}
+
+// serving reports whether n's speaker says that its plan is in force.
+func (n *node) serving() bool {
+	return n.facts != nil && n.facts.Phase == Serving && n.facts.Incarnation >= n.speaker.incarnation
+}
+
+// judgeSpeaker finds out, from all that is known, whether n's speaker is down, and n gone.
+func (m *Machine) judgeSpeaker(n *node) {
+	if n == m.self {
+		return
+	}
+	down, gone := false, n.gone
+	if n.facts != nil {
+		s := &n.speaker
+		down = s.epoch%2 == 1 || !n.member
+		switch n.facts.Phase {
+		case Restarting:
+			down = true
+		case Starting:
+			down = down || n.down
+		case Leaving:
+			gone = true
+		case Serving:
+			if !down && n.serving() {
+				gone = false
+			}
+			// Its forerunner was down, and it has not told of itself yet.
+			down = down || n.down && !n.serving()
+		}
+		if n.remote {
+			gone = !n.member || n.facts.Phase == Leaving
+		}
+	}
+	m.setSpeaker(n, standing{down: down, gone: gone})
+}
+
+// setSpeaker notes what has become of n's speaker, and tells of it.
+func (m *Machine) setSpeaker(n *node, now standing) {
+	was := n.standing
+	if was == now {
+		return
+	}
+	n.standing = now
+	m.viewStale, m.ringMoved = true, true
+	if now.down && !was.down {
+		n.speaker.downSince = m.now
+		m.downs = append(m.downs, n)
+		m.do(Report{Kind: Down, Node: n.name, By: m.opts.Self})
+	}
+	if was.down && !now.down {
+		m.downs = deleteOne(m.downs, n)
+		m.do(Report{Kind: Up, Node: n.name, By: m.opts.Self, After: m.now.Sub(n.speaker.downSince)})
+	}
+	if now.gone && !was.gone {
+		m.do(Report{Kind: GoneAway, Node: n.name, By: m.opts.Self})
+	}
+}
+
+// connection takes news of the connection to a speaker.
+func (m *Machine) connection(e Connection) {
+	n := m.nodes[e.Node]
+	if n == nil || n == m.self || n.facts == nil {
+		return
+	}
+	s := &n.speaker
+	if e.Incarnation != 0 && e.Incarnation < s.incarnation {
+		return // of its forerunner
+	}
+	switch e.State {
+	case ConnUp, ConnBeat:
+		if e.Incarnation != 0 {
+			s.connInc = e.Incarnation
+		}
+		s.connected, s.missed = true, false
+		s.beat = later(s.beat, e.At)
+		if s.epoch%2 == 1 && n.serving() && (e.Incarnation == 0 || e.Incarnation == s.incarnation) {
+			m.saySpeaker(n)
+		}
+	case ConnEnded:
+		if s.connected && s.epoch%2 == 0 && (s.connInc == 0 || s.connInc >= s.incarnation) {
+			m.saySpeaker(n)
+		}
+		s.connected = false
+	case ConnFailed:
+		s.connected = false
+	}
+}
+
+// saySpeaker says the contrary of what was said of n's speaker last.
+func (m *Machine) saySpeaker(n *node) {
+	n.speaker.epoch++
+	m.judgeSpeaker(n)
+	m.announce(speakerVerdictOf(n))
+}
+
+func speakerVerdictOf(n *node) Message {
+	return Message{Kind: SpeakerVerdict, Node: n.name, Epoch: n.speaker.epoch, Incarnation: n.speaker.incarnation}
+}
+
+// speakerVerdict takes over what another says of n's speaker, if it is news.
+func (m *Machine) speakerVerdict(n *node, msg Message, from string) {
+	s := &n.speaker
+	switch {
+	case msg.Incarnation == s.incarnation && msg.Epoch == s.epoch:
+		return
+	case msg.Incarnation < s.incarnation || msg.Incarnation == s.incarnation && msg.Epoch < s.epoch:
+		m.send(from, speakerVerdictOf(n))
+		return
+	}
+	if n == m.self {
+		if msg.Incarnation != s.incarnation {
+			return // of the future: not ours to answer for
+		}
+		s.epoch = msg.Epoch
+		if s.epoch%2 == 1 && n.facts != nil && n.facts.Phase != Restarting {
+			s.epoch++
+			m.do(Report{Kind: Refuted, Node: n.name, By: from})
+			m.announce(speakerVerdictOf(n))
+		}
+		return
+	}
+	s.incarnate(msg.Incarnation)
+	s.epoch = msg.Epoch
+	m.judgeSpeaker(n)
+}
+
+// lookAfterSpeakers judges missed beats, and how long speakers have been down.
+func (m *Machine) lookAfterSpeakers() {
+	for _, name := range m.watched {
+		n := m.nodes[name]
+		s := &n.speaker
+		if !s.connected || s.missed || m.now.Sub(later(s.beat, m.awake)) < m.opts.SpeakerTimeout || m.cutFrom(n) {
+			continue
+		}
+		s.missed = true
+		if s.epoch%2 == 0 {
+			m.saySpeaker(n)
+		}
+	}
+	mute := false
+	for _, n := range slices.Clone(m.downs) {
+		s := &n.speaker
+		mute = mute || !n.member && !n.remote && n.facts.Phase == Serving
+		if !n.gone && !n.member && m.now.Sub(later(s.downSince, s.heard)) >= m.opts.CaretakerTimeout {
+			m.setSpeaker(n, standing{down: true, gone: true})
+		}
+	}
+	if mute && m.now.Sub(m.beaconAt) >= m.opts.CaretakerTimeout/4 {
+		m.beaconAt = m.now
+		m.do(Beacon{})
+	}
+}
+
+// cutFrom reports whether this node may be cut off on a link on which n is probed.
+func (m *Machine) cutFrom(n *node) bool {
+	for _, a := range n.atts {
+		if a.path != nil && a.path.link.state != connected {
+			return true
+		}
+	}
+	return false
+}
+
+// lookAfterDead asks, for each node that is held to be dead and that this node does not
+// probe, one that does: a message may have been lost.
+func (m *Machine) lookAfterDead() {
+	for _, a := range m.corpses {
+		if a.path != nil && a.path.watched {
+			continue
+		}
+		if a.refuteAt.IsZero() || m.now.Sub(a.refuteAt) < staleDead {
+			continue
+		}
+		a.refuteAt = m.now
+		skip := func(n *node) bool { return n == m.self }
+		for _, o := range m.observers(a, 1, skip) {
+			m.send(o.name, verdictOf(a))
+		}
+	}
+}
+
+// compareNames orders nodes.
+func compareNames(a, b *node) int { return strings.Compare(a.name, b.name) }
