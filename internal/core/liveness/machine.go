@@ -156,15 +156,8 @@ func (m *Machine) world(w World) {
 			moved = true
 		}
 	}
-	names := make(map[string]bool, len(w.Members)+len(w.Facts))
-	for name := range w.Members {
-		names[name] = true
-	}
-	for name := range w.Facts {
-		names[name] = true
-	}
 	var changed, newcomers []*node
-	for _, name := range slices.Sorted(maps.Keys(names)) {
+	for _, name := range namesIn(w) {
 		n := m.nodes[name]
 		if n == nil {
 			n = &node{name: name, rank: rank(name)}
@@ -174,7 +167,7 @@ func (m *Machine) world(w World) {
 		was := *n
 		links, newcomer := m.adopt(n, w)
 		moved = moved || links
-		if newcomer {
+		if newcomer || n.member && !was.member && n != m.self {
 			newcomers = append(newcomers, n)
 		}
 		if was.facts != n.facts || was.member != n.member {
@@ -203,7 +196,15 @@ func (m *Machine) world(w World) {
 		}
 		m.watch(quick)
 	}
-	m.introduce(newcomers)
+	m.introduce(newcomers...)
+}
+
+// namesIn returns the names of all nodes in w, sorted.
+func namesIn(w World) []string {
+	names := slices.AppendSeq(make([]string, 0, len(w.Members)+len(w.Facts)), maps.Keys(w.Members))
+	names = slices.AppendSeq(names, maps.Keys(w.Facts))
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // adopt gives n what the World says of it. links says whether its links have changed,
@@ -236,8 +237,9 @@ func (m *Machine) forget(n *node) {
 	m.downs = slices.DeleteFunc(m.downs, func(d *node) bool { return d == n })
 }
 
-// introduce tells new speakers of the dead and of those whose speakers are down.
-func (m *Machine) introduce(newcomers []*node) {
+// introduce tells speakers that are new, or were away, of the dead and of those whose
+// speakers are down.
+func (m *Machine) introduce(newcomers ...*node) {
 	for _, to := range newcomers {
 		for _, p := range m.paths {
 			a := p.att
@@ -272,7 +274,7 @@ func (m *Machine) watch(quick int) {
 				p.next, p.quick = m.now, quick
 			}
 		}
-		if !p.wasWatched && p.check != nil && p.next.IsZero() {
+		if p.next.IsZero() { // so far it was probed for others
 			p.next = m.now.Add(m.opts.Interval)
 		}
 		p.watched, p.wasWatched = true, true

@@ -106,7 +106,7 @@ func (m *Machine) connection(e Connection) {
 		}
 		s.connected, s.missed = true, false
 		s.beat = later(s.beat, e.At)
-		if s.epoch%2 == 1 && n.serving() && (e.Incarnation == 0 || e.Incarnation == s.incarnation) {
+		if s.epoch%2 == 1 && n.serving() && e.At.After(s.downSince) && (e.Incarnation == 0 || e.Incarnation == s.incarnation) {
 			m.saySpeaker(n)
 		}
 	case ConnEnded:

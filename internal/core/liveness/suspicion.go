@@ -148,6 +148,9 @@ func (m *Machine) verdict(a *attachment, epoch uint32, by string) {
 	if !a.dead() || by != m.opts.Self {
 		m.do(report)
 	}
+	if !a.dead() && a.node != m.self {
+		m.introduce(a.node)
+	}
 }
 
 func deleteOne[T comparable](s []T, v T) []T {

@@ -38,7 +38,7 @@ type attachment struct {
 	epoch    uint32 // odd if it is dead; the highest heard of is right
 	flaps    int    // deaths in short order
 	aliveAt  time.Time
-	refuteAt time.Time // of this node's own
+	refuteAt time.Time // when this node may say that it, its own, is not dead; of others: when it asked after it
 	path     *path     // nil if this node does not probe it
 }
 
