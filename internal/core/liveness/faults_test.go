@@ -29,8 +29,8 @@ func TestCorrelatedCuts(t *testing.T) {
 				s.cut(victims...)
 				s.run(1500 * ms)
 				all = append(all, s.knownAfter(at, victims...)...)
-				if s.false_ != 0 {
-					t.Errorf("seed %d: %d false verdicts", seed, s.false_)
+				if s.wrong != 0 {
+					t.Errorf("seed %d: %d false verdicts", seed, s.wrong)
 				}
 				for _, v := range victims {
 					if !s.cutOff(v) {
@@ -86,14 +86,14 @@ func TestLoss(t *testing.T) {
 				for _, r := range s.reports {
 					count[r.Kind]++
 				}
-				t.Logf("seed %d: %d false verdicts, %d suspicions rejected, %d times cut off", seed, s.false_,
+				t.Logf("seed %d: %d false verdicts, %d suspicions rejected, %d times cut off", seed, s.wrong,
 					count[liveness.Rejected], count[liveness.Cut])
-				if s.false_ != 0 {
-					t.Errorf("%d false verdicts", s.false_)
+				if s.wrong != 0 {
+					t.Errorf("%d false verdicts", s.wrong)
 				}
 				at := s.now
 				s.cut(0)
-				s.run(4 * time.Second)
+				s.run(12 * time.Second)
 				all := s.knownAfter(at, 0)
 				t.Logf("a death under loss is known after %v to %v", all[0], all[len(all)-1])
 				if t.Failed() {
@@ -113,7 +113,7 @@ func TestLossSets(t *testing.T) {
 		s.run(5 * time.Second)
 		s.loss = func(int, int) float64 { return .2 }
 		s.run(10 * time.Second)
-		wrong += s.false_
+		wrong += s.wrong
 	}
 	if wrong != 0 {
 		t.Errorf("%d false verdicts", wrong)
@@ -130,8 +130,8 @@ func TestStalls(t *testing.T) {
 			}
 		})
 		s.run(time.Minute)
-		if s.false_ != 0 {
-			t.Errorf("seed %d: %d false verdicts", seed, s.false_)
+		if s.wrong != 0 {
+			t.Errorf("seed %d: %d false verdicts", seed, s.wrong)
 			s.dump()
 		}
 		if s.hosts[0].asks == 0 {
@@ -256,5 +256,122 @@ func TestProxied(t *testing.T) {
 	t.Logf("known after %v", all)
 	if all[len(all)-1] > 345*ms {
 		t.Errorf("known after %v", all)
+	}
+}
+
+// TestOneWay: what one node sends arrives nowhere, but it hears everything.
+func TestOneWay(t *testing.T) {
+	s := newSim(t, 5, 1, liveness.Options{})
+	s.run(3 * time.Second)
+	s.loss = func(from, _ int) float64 { return float64(btoi(from == 2)) }
+	at := s.now
+	s.run(time.Second)
+	for on := range 5 {
+		if !s.dead(on, 2) {
+			t.Errorf("node%d does not hold node2 dead", on)
+		}
+	}
+	s.run(time.Minute)
+	if n := len(s.since(at, liveness.NodeDead, 2)); n > 3 {
+		t.Errorf("it was declared dead %d times", n)
+	}
+	if n := len(s.since(at, liveness.NodeAlive, 2)); n > 0 {
+		t.Errorf("it was held alive again %d times", n)
+	}
+	for of := range 5 {
+		if of != 2 && s.dead(0, of) {
+			t.Errorf("node%d is held dead", of)
+		}
+	}
+	s.loss = func(int, int) float64 { return 0 }
+	healed := s.now
+	s.run(time.Second)
+	s.wantAllWell(healed)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// TestBlindObserver: one path fails, all others work. Nobody is dead.
+func TestBlindObserver(t *testing.T) {
+	s := newSim(t, 5, 1, liveness.Options{})
+	s.run(3 * time.Second)
+	from := 0
+	to := s.byName[s.hosts[from].machine.Watched()[0]].i
+	s.loss = func(f, t int) float64 { return float64(btoi(f == from && t == to || f == to && t == from)) }
+	s.run(time.Minute)
+	if s.wrong != 0 {
+		t.Errorf("%d false verdicts", s.wrong)
+	}
+	if n := len(s.since(s.start, liveness.Rejected, to)); n == 0 || n > 100 {
+		t.Errorf("%d suspicions were rejected; want some, and fewer as time goes by", n)
+	}
+}
+
+// TestFlap: a node that comes and goes has to answer longer each time; one clean return
+// is believed at once.
+func TestFlap(t *testing.T) {
+	s := newSim(t, 5, 1, liveness.Options{})
+	s.run(3 * time.Second)
+	var waits []time.Duration
+	for range 7 {
+		s.cut(3)
+		s.run(time.Second)
+		if !s.dead(0, 3) {
+			t.Fatal("it is not held dead")
+		}
+		s.side[3] = 0
+		at := s.now
+		for s.dead(0, 3) && s.now.Sub(at) < 20*time.Second {
+			s.run(10 * ms)
+		}
+		waits = append(waits, s.now.Sub(at))
+	}
+	t.Logf("waits: %v", waits)
+	if waits[0] > 500*ms || waits[2] < 1900*ms || waits[6] < 9*time.Second || waits[6] > 11*time.Second {
+		t.Errorf("a returning node waits %v", waits)
+	}
+	s.run(2 * time.Minute)
+	s.cut(3)
+	s.run(time.Second)
+	s.side[3] = 0
+	s.run(500 * ms)
+	if s.dead(0, 3) {
+		t.Error("what was long ago is not forgotten")
+	}
+}
+
+// TestNewcomersAreTold of the dead, and those who missed a verdict learn it.
+func TestNewcomersAreTold(t *testing.T) {
+	s := newSim(t, 9, 1, liveness.Options{})
+	s.run(3 * time.Second)
+	s.loss = func(_, to int) float64 { return float64(btoi(to == 5)) } // it hears nothing
+	s.cut(3)
+	s.run(7 * time.Second)
+	s.loss = func(int, int) float64 { return 0 }
+	s.run(time.Second)
+	s.restart(6, 2)
+	s.run(100 * ms)
+	if !s.dead(6, 3) {
+		t.Error("a newcomer does not know of the dead")
+	}
+	s.run(15 * time.Second)
+	if !s.dead(5, 3) {
+		t.Error("one who was away does not know of the dead")
+	}
+	// It returns, which one does not hear of.
+	s.side[3] = 0
+	s.mute = true
+	s.run(20 * time.Second)
+	s.mute = false
+	s.run(25 * time.Second)
+	for on := range s.hosts {
+		if s.dead(on, 3) {
+			t.Errorf("node%d does not know that it is back", on)
+		}
 	}
 }

@@ -56,7 +56,7 @@ func TestCut(t *testing.T) {
 					return
 				}
 				all = append(all, s.knownAfter(at, victim)...)
-				wrong += s.false_
+				wrong += s.wrong
 			}
 			sortDurations(all)
 			t.Logf("%.1f packets sent by a node per second, %.1f messages per node for a death; known after p50 %v p95 %v max %v; %d false verdicts",

@@ -46,7 +46,7 @@ type host struct {
 	addr    netip.Addr
 	facts   *liveness.Facts
 	machine *liveness.Machine
-	view    *liveness.View
+	opts    liveness.Options
 
 	kernel  bool // it answers
 	process bool // its speaker exists
@@ -76,18 +76,19 @@ type sim struct {
 	rng     *rand.Rand
 	hosts   []*host
 	byName  map[string]*host
+	known   map[string]*liveness.Facts
 	loss    func(from, to int) float64
 	side    []int // hosts of one side hear one another
 	gateway int   // its side; -1 if there is none
 	client  int   // the side of a client that makes broadcasts each 50 ms; -1 if there is none
 	proxy   func(from, to int) bool
 	reports []report
-	false_  int
+	wrong   int
 	quiet   bool // Heard events for probes are left out
+	mute    bool // no message arrives
 }
 
 var segment = netip.MustParsePrefix("10.0.0.0/16")
-
 
 func macOf(i int) links.MAC { return links.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)} }
 
@@ -115,7 +116,7 @@ func newSim(t *testing.T, n int, seed uint64, o liveness.Options) *sim {
 		o.Self, o.Seed = f.Node, seed
 		h := &host{
 			sim: s, i: i, name: f.Node, mac: macOf(i), addr: f.Links[0].Addrs[0].Addr(), facts: f,
-			machine: liveness.New(o), kernel: true, process: true, members: map[string]bool{}, beaten: map[string]bool{},
+			machine: liveness.New(o), opts: o, kernel: true, process: true, members: map[string]bool{}, beaten: map[string]bool{},
 		}
 		s.hosts = append(s.hosts, h)
 		s.byName[h.name] = h
@@ -169,11 +170,13 @@ func (s *sim) lost(from, to int) bool {
 }
 
 func (s *sim) facts() map[string]*liveness.Facts {
-	out := map[string]*liveness.Facts{}
-	for _, h := range s.hosts {
-		out[h.name] = h.facts
+	if s.known == nil {
+		s.known = map[string]*liveness.Facts{}
+		for _, h := range s.hosts {
+			s.known[h.name] = h.facts
+		}
 	}
-	return out
+	return s.known
 }
 
 // runs reports whether h's process runs now.
@@ -274,7 +277,7 @@ func (h *host) act(a liveness.Action) {
 	case liveness.Report:
 		s.reports = append(s.reports, report{s.now, h.name, a})
 		if o := s.byName[a.Node]; a.Kind == liveness.NodeDead && o.kernel && s.side[o.i] == s.side[h.i] {
-			s.false_++
+			s.wrong++
 		}
 	}
 }
@@ -320,12 +323,28 @@ func (h *host) send(to string, m liveness.Message) {
 	if err != nil {
 		s.t.Fatalf("message of %s: %v", h.name, err)
 	}
-	if s.lost(h.i, o.i) {
+	if s.mute || s.lost(h.i, o.i) {
 		return
 	}
 	s.at(s.delay(), func() {
 		o.give(func() { o.step(liveness.Received{From: h.name, Message: m}) })
 	})
+}
+
+// restart begins a new process of a speaker, which knows nothing.
+func (s *sim) restart(i int, inc uint64) {
+	h := s.hosts[i]
+	h.machine, h.process, h.inbox = liveness.New(h.opts), true, nil
+	s.tell(i, liveness.Serving, inc)
+}
+
+// tell gives all the Facts of a node anew.
+func (s *sim) tell(of int, phase liveness.Phase, inc uint64) {
+	s.hosts[of].facts = factsOf(of, phase, inc)
+	s.known = nil
+	for _, h := range s.hosts {
+		h.world()
+	}
 }
 
 // connections has the speakers hold connections with beats each 200 ms.

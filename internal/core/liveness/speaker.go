@@ -6,7 +6,10 @@ import (
 	"time"
 )
 
-const staleDead = 20 * time.Second // how often those who do not probe a dead node ask after it
+const (
+	tellDead = time.Second      // how often the first observer of a dead node tells another of it
+	askDead  = 20 * time.Second // how often those who do not probe a dead node ask after it
+)
 
 // speaker is what is known of a node's speaker.
 type speaker struct {
@@ -194,19 +197,27 @@ func (m *Machine) cutFrom(n *node) bool {
 	return false
 }
 
-// lookAfterDead asks, for each node that is held to be dead and that this node does not
-// probe, one that does: a message may have been lost.
+// lookAfterDead mends what lost messages leave: the first observer of a dead node tells one
+// node after the other of it, and those who do not probe it ask one that does, now and then.
 func (m *Machine) lookAfterDead() {
 	for _, a := range m.corpses {
+		if m.now.Before(a.tellAt) {
+			continue
+		}
+		if m.firstObserver(a) {
+			a.tellAt = m.now.Add(tellDead)
+			ring := m.rings[a.primary]
+			a.told = (a.told + 1) % max(1, len(ring))
+			if len(ring) > 0 && m.observes(ring[a.told]) && ring[a.told].node != m.self {
+				m.send(ring[a.told].node.name, verdictOf(a))
+			}
+			continue
+		}
+		a.tellAt = m.now.Add(askDead)
 		if a.path != nil && a.path.watched {
 			continue
 		}
-		if a.refuteAt.IsZero() || m.now.Sub(a.refuteAt) < staleDead {
-			continue
-		}
-		a.refuteAt = m.now
-		skip := func(n *node) bool { return n == m.self }
-		for _, o := range m.observers(a, 1, skip) {
+		for _, o := range m.observers(a, 1, func(n *node) bool { return n == m.self }) {
 			m.send(o.name, verdictOf(a))
 		}
 	}

@@ -118,6 +118,14 @@ func verdictOf(a *attachment) Message {
 // verdict takes over a verdict, of this node or another, that is later than what is known.
 func (m *Machine) verdict(a *attachment, epoch uint32, by string) {
 	was := a.dead()
+	if (epoch+1)/2 > (a.epoch+1)/2 { // it died in between, even if it lives again
+		if !a.aliveAt.IsZero() && m.now.Sub(a.aliveAt) > flapForgotten {
+			a.flaps = 0
+		}
+		a.flaps++
+		a.refuteAt = m.now.Add(hold(a.flaps))
+		a.aliveAt = m.now
+	}
 	a.epoch = epoch
 	if was == a.dead() {
 		return
@@ -125,14 +133,10 @@ func (m *Machine) verdict(a *attachment, epoch uint32, by string) {
 	m.viewStale, m.ringMoved = true, true
 	report := Report{Kind: NodeAlive, Node: a.node.name, Segment: a.primary, By: by}
 	if a.dead() {
-		if !a.aliveAt.IsZero() && m.now.Sub(a.aliveAt) > flapForgotten {
-			a.flaps = 0
-		}
-		a.flaps++
-		a.refuteAt = m.now.Add(hold(a.flaps))
 		report.Kind = NodeTold
 		if a.node != m.self {
 			m.corpses = append(m.corpses, a)
+			a.tellAt = m.now.Add(tellDead)
 		}
 	} else {
 		a.aliveAt = m.now

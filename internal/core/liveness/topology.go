@@ -38,7 +38,9 @@ type attachment struct {
 	epoch    uint32 // odd if it is dead; the highest heard of is right
 	flaps    int    // deaths in short order
 	aliveAt  time.Time
-	refuteAt time.Time // when this node may say that it, its own, is not dead; of others: when it asked after it
+	refuteAt time.Time // of this node's own: when it may say that it is not dead
+	tellAt   time.Time // of a dead one: when to tell others of it
+	told     int       // whom last, in its ring
 	path     *path     // nil if this node does not probe it
 }
 
