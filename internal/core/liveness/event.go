@@ -46,7 +46,7 @@ type Heard struct {
 }
 
 // SpeakerHeard is a frame on a link that the speaker of a node has sent: a probe, or an
-// answer or announcement of an address of a Service.
+// answer or announcement of an address of a Service. One for each Interval and node is enough.
 type SpeakerHeard struct {
 	Node string
 	At   time.Time

@@ -10,7 +10,7 @@ import (
 
 // seedsOr returns few seeds in a short run, else many.
 func seedsOr(many, few int) int {
-	if testing.Short() {
+	if short() {
 		return few
 	}
 	return many
@@ -78,7 +78,7 @@ func TestLoss(t *testing.T) {
 				s.run(3 * time.Second)
 				s.loss = c.loss
 				d := 10 * time.Minute
-				if testing.Short() {
+				if short() {
 					d = time.Minute
 				}
 				s.run(d)

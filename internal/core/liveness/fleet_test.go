@@ -30,7 +30,7 @@ func TestCut(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d nodes %v", c.n, c.o.Interval), func(t *testing.T) {
 			seeds := c.seeds
-			if testing.Short() {
+			if short() {
 				seeds = max(1, seeds/10)
 				if c.n == 1000 {
 					t.Skip("long")
@@ -70,3 +70,6 @@ func TestCut(t *testing.T) {
 		})
 	}
 }
+
+// short reports whether fewer seeds shall do.
+func short() bool { return testing.Short() || raceOn }

@@ -75,6 +75,7 @@ func (m *Machine) cut(l *link) {
 // regain ends being cut off on l.
 func (m *Machine) regain(l *link) {
 	l.state = connected
+	m.awake = m.now // what was not heard while cut off proves nothing
 	m.viewStale = true
 	m.do(Report{Kind: Regained, Link: l.name, By: m.opts.Self, After: m.now.Sub(l.since)})
 	for _, a := range m.self.atts {

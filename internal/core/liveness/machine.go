@@ -212,8 +212,13 @@ func namesIn(w World) []string {
 func (m *Machine) adopt(n *node, w World) (links, newcomer bool) {
 	n.member = w.Members[n.name] || n == m.self
 	f := w.Facts[n.name]
-	if f == nil || f.Equal(n.facts) {
+	if f.Equal(n.facts) {
 		return false, false
+	}
+	if f == nil { // a speaker that tells nothing has taken its place
+		n.facts, n.speaker = nil, speaker{}
+		n.attach()
+		return true, false
 	}
 	if n.facts != nil && f.Incarnation < n.facts.Incarnation {
 		return false, false // it is late
@@ -243,13 +248,14 @@ func (m *Machine) introduce(newcomers ...*node) {
 	for _, to := range newcomers {
 		for _, p := range m.paths {
 			a := p.att
-			if a.node == to || !m.firstObserver(a) {
+			down := a.node.speaker.epoch%2 == 1
+			if a.node == to || !a.dead() && !down || !m.firstObserver(a) {
 				continue
 			}
 			if a.dead() {
 				m.send(to.name, verdictOf(a))
 			}
-			if s := a.node.speaker; s.epoch%2 == 1 {
+			if down {
 				m.send(to.name, speakerVerdictOf(a.node))
 			}
 		}

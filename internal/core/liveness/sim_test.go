@@ -59,6 +59,7 @@ type host struct {
 
 	packets, messages int
 	asks              int
+	spins             int // ticks that were followed by another at once
 }
 
 type report struct {
@@ -228,6 +229,11 @@ func (h *host) step(ev liveness.Event) {
 	h.token++
 	token := h.token
 	if next, ok := h.machine.Next(); ok {
+		if _, tick := ev.(liveness.Tick); !tick || next.After(h.sim.now) {
+			h.spins = 0
+		} else if h.spins++; h.spins > 2 { // one may have begun to probe others at once
+			h.sim.t.Fatal("tick after tick is due at once")
+		}
 		h.sim.at(next.Sub(h.sim.now), func() { h.wakeUp(token) })
 	}
 }

@@ -45,7 +45,7 @@ func (m *Machine) judgeSpeaker(n *node) {
 	if n == m.self {
 		return
 	}
-	down, gone := false, n.gone
+	down, gone := false, n.gone && n.facts != nil
 	if n.facts != nil {
 		s := &n.speaker
 		down = s.epoch%2 == 1 || !n.member

@@ -166,7 +166,7 @@ func TestSpeakerGoneOnlyIfSilent(t *testing.T) {
 
 // TestPortsFiltered: nobody is a member any more and no message arrives, but kernels answer.
 func TestPortsFiltered(t *testing.T) {
-	s := newSim(t, 20, 1, liveness.Options{})
+	s := newSim(t, 16, 1, liveness.Options{})
 	s.quiet, s.mute = true, true
 	s.run(3 * time.Second)
 	for i := range s.hosts {
@@ -174,8 +174,8 @@ func TestPortsFiltered(t *testing.T) {
 	}
 	s.run(time.Second)
 	before := s.packets()
-	s.run(5 * time.Minute)
-	if got := float64(s.packets()-before) / 300 / 20; got > 4*62 {
+	s.run(3 * time.Minute)
+	if got := float64(s.packets()-before) / 180 / 16; got > 4*62 {
 		t.Errorf("%.0f packets per node and second", got)
 	}
 	for _, h := range s.hosts {
