@@ -39,6 +39,7 @@ test: image lab-tool ## Run all tests (as root: the adapters and the lab make ne
 	$(LAB) build --packages > $(BIN)/kube-bin
 	BARELB_KUBE_BIN=$$(cat $(BIN)/kube-bin) go test -race -tags '$(strip $(TAGS))' $(TEST_ARGS) ./...
 	go test -run TestRandomOperations ./internal/core/ipam # 100,000 sequences, too many for the race detector
+	go test ./internal/core/liveness # fleets of 1,000 nodes and long times, likewise
 	cd lab && BARELB_KUBE_BIN=$$(cat ../$(BIN)/kube-bin) go test -p 1 -timeout 20m $(TEST_ARGS) ./...
 
 .PHONY: lab

@@ -21,7 +21,7 @@ func TestCorrelatedCuts(t *testing.T) {
 	for _, c := range []struct{ n, cut int }{{9, 1}, {9, 2}, {9, 3}, {9, 4}, {3, 2}, {20, 10}} {
 		t.Run(fmt.Sprintf("%d of %d", c.cut, c.n), func(t *testing.T) {
 			var all []time.Duration
-			for seed := range seedsOr(80, 8) {
+			for seed := range seedsOr(50, 5) {
 				s := newSim(t, c.n, uint64(seed), liveness.Options{})
 				s.run(3*time.Second + time.Duration(s.rng.Int64N(int64(time.Second))))
 				victims := s.rng.Perm(c.n)[:c.cut]
@@ -72,7 +72,7 @@ func TestLoss(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for seed := range seedsOr(3, 1) {
+			for seed := range seedsOr(2, 1) {
 				s := newSim(t, 9, uint64(seed), liveness.Options{})
 				s.quiet = true
 				s.run(3 * time.Second)
@@ -107,7 +107,7 @@ func TestLoss(t *testing.T) {
 // TestLossSets has loss begin suddenly, many times.
 func TestLossSets(t *testing.T) {
 	wrong := 0
-	for seed := range seedsOr(150, 15) {
+	for seed := range seedsOr(50, 8) {
 		s := newSim(t, 9, uint64(seed), liveness.Options{})
 		s.quiet = true
 		s.run(5 * time.Second)

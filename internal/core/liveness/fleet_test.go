@@ -23,9 +23,9 @@ func TestCut(t *testing.T) {
 		{2, 200, fast, 195 * ms},
 		{3, 200, liveness.Options{}, 345 * ms},
 		{3, 200, fast, 195 * ms},
-		{9, 60, liveness.Options{}, 345 * ms},
-		{64, 10, liveness.Options{}, 345 * ms},
-		{64, 10, fast, 195 * ms},
+		{9, 40, liveness.Options{}, 345 * ms},
+		{64, 5, liveness.Options{}, 345 * ms},
+		{64, 5, fast, 195 * ms},
 		{1000, 1, liveness.Options{}, 345 * ms},
 	} {
 		t.Run(fmt.Sprintf("%d nodes %v", c.n, c.o.Interval), func(t *testing.T) {

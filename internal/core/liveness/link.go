@@ -1,6 +1,9 @@
 package liveness
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // linkState says whether this node is cut off on a link.
 type linkState uint8
@@ -234,13 +237,5 @@ func (m *Machine) wake(t time.Time) {
 }
 
 func (m *Machine) selfDead() bool {
-	if m.self == nil {
-		return false
-	}
-	for _, a := range m.self.atts {
-		if a.dead() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(m.self.atts, (*attachment).dead)
 }

@@ -16,8 +16,8 @@ type Machine struct {
 	out  []Action
 
 	nodes     map[string]*node
-	self      *node // nil before the first World
-	rings     map[Segment][]*attachment
+	self      *node
+	rings     map[Segment][]*attachment // nil before the first World
 	macs      map[links.MAC]*node
 	links     []*link
 	bySegment map[Segment]*link
@@ -42,7 +42,8 @@ type Machine struct {
 
 // New returns a Machine that knows nobody yet.
 func New(o Options) *Machine {
-	return &Machine{opts: o.withDefaults(), nodes: map[string]*node{}, view: &View{}}
+	self := &node{name: o.Self, rank: rank(o.Self), member: true}
+	return &Machine{opts: o.withDefaults(), self: self, nodes: map[string]*node{o.Self: self}, view: &View{}}
 }
 
 // Step tells the Machine what happened, and returns what is to be done now. now never goes
@@ -144,11 +145,7 @@ func (m *Machine) deadOn(n *node) map[Segment]bool {
 
 // world takes over what memberlist and the speakers tell.
 func (m *Machine) world(w World) {
-	moved := m.self == nil
-	if moved {
-		m.self = &node{name: m.opts.Self, rank: rank(m.opts.Self), member: true}
-		m.nodes[m.self.name] = m.self
-	}
+	moved := m.rings == nil
 	for name := range m.nodes {
 		_, member := w.Members[name]
 		if !member && w.Facts[name] == nil && name != m.opts.Self {

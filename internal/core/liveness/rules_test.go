@@ -245,6 +245,18 @@ func TestProbesNotSeen(t *testing.T) {
 		if got := len(reportsOf(acts, liveness.ProxiedNode)); got != c.want {
 			t.Errorf("%d seen: reported %d times, want %d", c.seen, got, c.want)
 		}
+		// Now it dies, and the switch goes on to answer ARP in its name.
+		acts = nil
+		for end := o.now.Add(time.Second); o.now.Before(end); {
+			acts = append(acts, o.run(50*ms, never)...)
+			acts = append(acts, o.Step(o.now, liveness.GatewayAnswer{Link: "eth0", At: o.now})...)
+			acts = append(acts, o.Step(o.now, liveness.Answer{
+				Node: "node1", Segment: segment, MAC: macOf(1), Method: liveness.ARP, At: o.now,
+			})...)
+		}
+		if got := len(reportsOf(acts, liveness.NodeDead)); got != c.want {
+			t.Errorf("%d seen: declared dead %d times, want %d", c.seen, got, c.want)
+		}
 	}
 }
 
@@ -381,6 +393,62 @@ func TestAsked(t *testing.T) {
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: says %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// TestStallProvesNothing: probes that were under way when this process, or its kernel too,
+// stood still are not held against a node.
+func TestStallProvesNothing(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		o := newOne(liveness.Options{})
+		o.world(serving(0), serving(1))
+		o.run(3*time.Second, always)
+		var acts []liveness.Action
+		for range 10 { // each time one probe is sent, and then it stands still
+			acts = append(acts, o.run(90*ms, never)...)
+			from := o.now
+			o.now = o.now.Add(250 * ms)
+			if told {
+				acts = append(acts, o.Step(o.now, liveness.Stall{From: from, To: o.now})...)
+			}
+			acts = append(acts, o.Step(o.now, liveness.GatewayAnswer{Link: "eth0", At: o.now})...)
+		}
+		if len(pick[liveness.Probe](acts)) < 8 {
+			t.Errorf("told %v: only %d probes", told, len(pick[liveness.Probe](acts)))
+		}
+		for _, s := range pick[liveness.Send](acts) {
+			t.Errorf("told %v: it asks %s", told, s.To)
+		}
+		acts = append(acts, o.run(500*ms, never)...)
+		if len(reportsOf(acts, liveness.NodeDead))+len(reportsOf(acts, liveness.Cut)) == 0 {
+			t.Errorf("told %v: it does not find out that node1 is silent", told)
+		}
+	}
+}
+
+// TestLongStall asks the owners, and does not answer until it knows them, or 200 ms.
+func TestLongStall(t *testing.T) {
+	for _, c := range []struct {
+		stall   time.Duration
+		settled bool
+	}{{250 * ms, true}, {350 * ms, false}} {
+		o := newOne(liveness.Options{})
+		o.world(serving(0), serving(1))
+		o.run(time.Second, always)
+		from := o.now
+		o.now = o.now.Add(c.stall)
+		acts := o.Step(o.now, liveness.Stall{From: from, To: o.now})
+		if o.Settled() != c.settled || (len(pick[liveness.AskOwners](acts)) == 0) != c.settled {
+			t.Errorf("after %v: settled %v, %v", c.stall, o.Settled(), acts)
+		}
+		o.run(190*ms, always)
+		if o.Settled() != c.settled {
+			t.Errorf("after %v and 190ms: settled %v", c.stall, o.Settled())
+		}
+		o.run(10*ms, always)
+		if !o.Settled() {
+			t.Errorf("after %v and 200ms: not settled", c.stall)
 		}
 	}
 }

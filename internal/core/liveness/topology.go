@@ -220,7 +220,7 @@ func (a *attachment) suspected() bool { return a.path != nil && a.path.suspicion
 // the next living nodes of their ring.
 func (m *Machine) targets() []*attachment {
 	var out []*attachment
-	if m.opts.Method == Off || m.self == nil {
+	if m.opts.Method == Off {
 		return nil
 	}
 	for _, own := range m.self.atts {
