@@ -1,4 +1,4 @@
-// Package link watches the kernel's links and their addresses by netlink and hands
+// Package link watches the kernel's links, their addresses and their gateways by netlink and hands
 // them on as immutable snapshots. It polls nothing.
 package link
 
@@ -92,6 +92,7 @@ func (w *Watcher) watch(ctx context.Context, epochs map[int]uint64) error {
 	var (
 		listedAt time.Time
 		due      = time.After(0) // nil while nothing has changed since the last listing
+		routes   = routes{changed: true}
 	)
 	for {
 		select {
@@ -103,6 +104,7 @@ func (w *Watcher) watch(ctx context.Context, epochs map[int]uint64) error {
 			}
 			if lostCarrier(ev) {
 				epochs[int(ev.Index)]++
+				routes.lose(int(ev.Index))
 			}
 		case ev, ok := <-sub.addrs:
 			if !ok {
@@ -111,9 +113,17 @@ func (w *Watcher) watch(ctx context.Context, epochs map[int]uint64) error {
 			if lostLinkLocal(ev) {
 				epochs[ev.LinkIndex]++
 			}
+		case ev, ok := <-sub.routes:
+			if !ok {
+				return sub.err("routes")
+			}
+			if !isDefault(ev) {
+				continue
+			}
+			routes.changed = true
 		case <-due:
 			due, listedAt = nil, time.Now()
-			switch err := w.relist(epochs); {
+			switch err := w.relist(epochs, &routes); {
 			case err == nil:
 				continue
 			case !errors.Is(err, netlink.ErrDumpInterrupted):
@@ -127,10 +137,16 @@ func (w *Watcher) watch(ctx context.Context, epochs map[int]uint64) error {
 }
 
 // relist lists and publishes.
-func (w *Watcher) relist(epochs map[int]uint64) error {
+func (w *Watcher) relist(epochs map[int]uint64, r *routes) error {
+	if err := r.list(); err != nil {
+		return err
+	}
 	snap, err := list(epochs)
 	if err != nil {
 		return err
+	}
+	for i := range snap {
+		snap[i].Gateways = r.gateways[snap[i].Index]
 	}
 	w.publish(snap)
 	return nil
@@ -146,20 +162,22 @@ func (w *Watcher) publish(snap Snapshot) {
 	close(old.replaced)
 }
 
-// subscription is the pair of netlink sockets that events come from. The channels
+// subscription is the netlink sockets that events come from. The channels
 // are closed when a socket breaks.
 type subscription struct {
 	links  chan netlink.LinkUpdate
 	addrs  chan netlink.AddrUpdate
+	routes chan netlink.RouteUpdate
 	done   chan struct{}
 	failed atomic.Pointer[error]
 }
 
 func subscribe() (*subscription, error) {
 	s := &subscription{
-		links: make(chan netlink.LinkUpdate, 64),
-		addrs: make(chan netlink.AddrUpdate, 64),
-		done:  make(chan struct{}),
+		links:  make(chan netlink.LinkUpdate, 64),
+		addrs:  make(chan netlink.AddrUpdate, 64),
+		routes: make(chan netlink.RouteUpdate, 64),
+		done:   make(chan struct{}),
 	}
 	// The callback tells of a broken socket and of messages that the library cannot
 	// read. The channel is closed after the former only.
@@ -172,6 +190,12 @@ func subscribe() (*subscription, error) {
 		go drain(s.links)
 		return nil, fmt.Errorf("subscribe to addresses: %w", err)
 	}
+	if err := netlink.RouteSubscribeWithOptions(s.routes, s.done, netlink.RouteSubscribeOptions{ErrorCallback: fail}); err != nil {
+		close(s.done)
+		go drain(s.links)
+		go drain(s.addrs)
+		return nil, fmt.Errorf("subscribe to routes: %w", err)
+	}
 	return s, nil
 }
 
@@ -183,12 +207,13 @@ func (s *subscription) err(what string) error {
 	return fmt.Errorf("receive %s: subscription ended", what)
 }
 
-// close ends both subscriptions. The library's goroutines may be about to send, so
+// close ends the subscriptions. The library's goroutines may be about to send, so
 // what they send is thrown away until they have gone.
 func (s *subscription) close() {
 	close(s.done)
 	go drain(s.links)
 	go drain(s.addrs)
+	go drain(s.routes)
 }
 
 func drain[T any](ch <-chan T) {

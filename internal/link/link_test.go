@@ -116,6 +116,20 @@ func TestWatcherFollowsTheKernel(t *testing.T) {
 	}))
 	until(t, w, "two links usable for IPv6", func(s link.Snapshot) bool { return len(s.Usable(lb.IPv6, nobody)) == 2 })
 
+	gateways := func(want ...string) func(link.Snapshot) bool {
+		return eth0(func(l link.Link) bool {
+			return slices.EqualFunc(l.Gateways, want, func(a netip.Addr, b string) bool { return a.String() == b })
+		})
+	}
+	run(t, "ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.7")
+	run(t, "ip", "route", "add", "default", "via", "192.0.2.254")
+	until(t, w, "a gateway", gateways("192.0.2.254"))
+	run(t, "ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+	until(t, w, "a gateway of each family", gateways("192.0.2.254", "fe80::1"))
+	run(t, "ip", "route", "del", "default")
+	until(t, w, "no gateway for IPv4", gateways("fe80::1"))
+	run(t, "ip", "route", "add", "default", "via", "192.0.2.253")
+
 	before := epoch()
 	run(t, "ip", "link", "set", "peer", "down")
 	run(t, "ip", "link", "set", "peer", "up")
@@ -127,6 +141,9 @@ func TestWatcherFollowsTheKernel(t *testing.T) {
 	run(t, "ip", "link", "add", "br0", "type", "bridge")
 	run(t, "ip", "link", "set", "eth0", "master", "br0")
 	until(t, w, "a master", eth0(func(l link.Link) bool { return l.Master != 0 }))
+	run(t, "ip", "link", "set", "eth0", "down")
+	until(t, w, "the gateways go with the link", gateways())
+	run(t, "ip", "link", "set", "eth0", "up")
 	run(t, "ip", "link", "set", "eth0", "nomaster")
 	until(t, w, "no master", eth0(func(l link.Link) bool { return l.Master == 0 }))
 	run(t, "ip", "link", "set", "eth0", "arp", "off")

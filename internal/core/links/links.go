@@ -34,6 +34,9 @@ type Link struct {
 	Addrs      []netip.Prefix
 	LinkLocal6 netip.Addr
 
+	// Gateways are the next hops of default routes that leave by the link, sorted.
+	Gateways []netip.Addr
+
 	// Epoch grows each time the link loses its carrier or its IPv6 link-local
 	// address, however briefly: what was told to the network before (neighbour
 	// entries, multicast groups) may be forgotten there.
@@ -42,7 +45,7 @@ type Link struct {
 
 // Equal reports whether all that is known of l and o is the same.
 func (l Link) Equal(o Link) bool {
-	if !slices.Equal(l.Addrs, o.Addrs) {
+	if !slices.Equal(l.Addrs, o.Addrs) || !slices.Equal(l.Gateways, o.Gateways) {
 		return false
 	}
 	return l.Index == o.Index && l.Name == o.Name && l.Kind == o.Kind && l.Master == o.Master &&
