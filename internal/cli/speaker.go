@@ -173,7 +173,7 @@ func newWire(node string, p *probe.Prober, w *kube.ConflictWriter) *speaker.Wire
 }
 
 // newMembers returns the membership among speakers, or nil if it is not asked for.
-func newMembers(f speakerFlags, cluster *kube.Cluster, log *slog.Logger) (*liveness.Members, error) {
+func newMembers(f speakerFlags, cluster *kube.Cluster, log *slog.Logger) (*liveness.Runner, error) {
 	if f.mlBindAddr == "" || f.mlLabels == "" {
 		log.Warn("speakers do not watch each other: without --ml-bindaddr and --ml-labels nobody takes over from a node that fails")
 		return nil, nil //nolint:nilnil // no membership is no error

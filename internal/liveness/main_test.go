@@ -45,6 +45,11 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+	case os.Getenv(asSpeaker) != "":
+		if err := speak(os.Getenv(asSpeaker), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case os.Getenv(inside) != "":
 		lo, err := netlink.LinkByName("lo")
 		if err == nil {
@@ -125,7 +130,7 @@ func (f fleet) config(node string) liveness.Config {
 
 // member is a member of a fleet in this process.
 type member struct {
-	*liveness.Members
+	*liveness.Runner
 	node string
 	stop context.CancelFunc
 	done chan struct{}
@@ -135,7 +140,7 @@ type member struct {
 func start(t *testing.T, cfg liveness.Config) *member {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	m := &member{Members: liveness.New(cfg), node: cfg.NodeName, stop: cancel, done: make(chan struct{})}
+	m := &member{Runner: liveness.New(cfg), node: cfg.NodeName, stop: cancel, done: make(chan struct{})}
 	if n := len(m.Alive()); n != 0 {
 		t.Errorf("%s calls %d alive before it runs", m.node, n)
 	}

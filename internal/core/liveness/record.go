@@ -37,11 +37,8 @@ type Delta struct {
 	Changes     []Change
 }
 
-// Limits of what is read.
-const (
-	maxName  = 253      // of a node: a DNS subdomain (RFC 1123)
-	maxState = 16 << 20 // bytes of all records; memberlist takes 20 MiB
-)
+// maxState in bytes of all records; memberlist takes 20 MiB.
+const maxState = 16 << 20
 
 // ErrRecord says that received bytes are no record, no delta or no state.
 var ErrRecord = errors.New("liveness: malformed record")

@@ -9,9 +9,6 @@ import (
 	"time"
 )
 
-// Version is of the messages between speakers. N and N+1 understand each other.
-const Version uint16 = 1
-
 // forgetAfter is how long what is known of a speaker that is no member is kept.
 const forgetAfter = 10 * time.Minute
 
@@ -50,7 +47,7 @@ type drained struct {
 // incarnation, claims nothing and knows nobody.
 func NewRoster(node string, incarnation uint64) *Roster {
 	return &Roster{
-		own:     Record{Facts: &Facts{Node: node, Version: Version, Incarnation: incarnation}, Claims: map[netip.Addr]uint32{}},
+		own:     Record{Facts: &Facts{Node: node, Version: MessageVersion, Incarnation: incarnation}, Claims: map[netip.Addr]uint32{}},
 		unsaid:  map[netip.Addr]bool{},
 		news:    true,
 		others:  map[string]*peer{},
@@ -120,6 +117,14 @@ func (r *Roster) Tell(limit int) [][]byte {
 		out = append(out, d.Append(nil))
 	}
 	return out
+}
+
+// Unsaid reports whether Tell has anything to say.
+func (r *Roster) Unsaid() bool { return r.news || len(r.unsaid) > 0 }
+
+// Changed reports whether DrainClaims, and whether DrainFacts has anything to say.
+func (r *Roster) Changed() (claims, facts bool) {
+	return len(r.drained.claims) > 0, len(r.drained.facts) > 0
 }
 
 func (r *Roster) next() Delta {
