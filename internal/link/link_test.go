@@ -174,3 +174,44 @@ func TestWatcherFollowsTheKernel(t *testing.T) {
 		t.Errorf("Run: %v", err)
 	}
 }
+
+func TestContainersAreLocal(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	w := link.New(slog.New(slog.NewTextHandler(t.Output(), nil)))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { _ = w.Run(ctx) }()
+	container, stranger := [6]byte{2, 0, 0, 0, 0, 7}, [6]byte{2, 0, 0, 0, 0, 8}
+	run(t, "ip", "link", "add", "br0", "type", "bridge")
+	run(t, "ip", "link", "add", "pod0", "type", "veth", "peer", "name", "pod1")
+	run(t, "ip", "link", "add", "up0", "type", "vxlan", "id", "7", "dstport", "4789", "local", "127.0.0.1") // no container's
+	for _, port := range []string{"pod0", "up0"} {
+		run(t, "ip", "link", "set", port, "master", "br0")
+	}
+	run(t, "bridge", "fdb", "add", "02:00:00:00:00:07", "dev", "pod0", "master", "static")
+	run(t, "bridge", "fdb", "add", "02:00:00:00:00:08", "dev", "up0", "master", "static")
+	until(t, w, "the ports", func(s link.Snapshot) bool {
+		a, _ := s.Named("pod0")
+		b, _ := s.Named("up0")
+		return a.Master != 0 && b.Master != 0
+	})
+	br0, _ := w.Snapshot().Named("br0")
+	pod0, _ := w.Snapshot().Named("pod0")
+	for _, c := range []struct {
+		link int
+		mac  [6]byte
+		want bool
+	}{
+		{br0.Index, container, true},
+		{br0.Index, stranger, false},
+		{br0.Index, [6]byte{2, 0, 0, 0, 0, 9}, false}, // nobody knows it
+		{pod0.Index, container, false},                // no bridge
+		{9999, container, false},
+	} {
+		if got := w.Local(c.link, c.mac); got != c.want {
+			t.Errorf("%x on link %d: %t, want %t", c.mac, c.link, got, c.want)
+		}
+	}
+}

@@ -67,11 +67,12 @@ func (w *wire) hear(f frame, mac links.MAC, tell func(core.Event)) bool {
 	if w.own[mac] {
 		return false
 	}
-	if !w.first(f, hearing{link: f.link.Index, mac: mac}) {
-		return true
+	h := hearing{link: f.link.Index, mac: mac}
+	if !w.first(f, h) {
+		return !w.heard[h].local
 	}
 	if w.speakers[mac] == "" && w.cfg.Local != nil && w.cfg.Local(f.link.Index, mac) {
-		delete(w.heard, hearing{link: f.link.Index, mac: mac})
+		w.heard[h] = heard{f.at, true}
 		return false
 	}
 	tell(core.Heard{Link: f.link.Name, MAC: mac, At: f.at})
@@ -80,10 +81,10 @@ func (w *wire) hear(f frame, mac links.MAC, tell func(core.Event)) bool {
 
 // first reports whether f is the first of its kind in an interval.
 func (w *wire) first(f frame, h hearing) bool {
-	if last, ok := w.heard[h]; ok && f.at.Sub(last) < w.cfg.Interval {
+	if last, ok := w.heard[h]; ok && f.at.Sub(last.at) < w.cfg.Interval {
 		return false
 	}
-	w.heard[h] = f.at
+	w.heard[h] = heard{at: f.at}
 	return true
 }
 

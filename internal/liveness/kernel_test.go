@@ -36,6 +36,11 @@ func testCut(t *testing.T, n int, prefix string, cfg labSpeaker) {
 	began = time.Now()
 	l.ip("sw", "link set to-"+last+" up")
 	back := l.all(10*time.Second, "call it alive", func(k known) bool { return len(k.Dead) == 0 && !k.CutOff })
+	for node, p := range l.procs {
+		if n := p.known().Found["proxied"]; n != 0 {
+			t.Errorf("%s takes it %v times that something else answers: the observed did not say what they saw", node, n)
+		}
+	}
 	t.Logf("all knew %s after it was back", back.Sub(began).Round(time.Millisecond))
 }
 
@@ -86,8 +91,10 @@ func TestSpeakerThatHangs(t *testing.T) {
 	p.until(5*time.Second, "know that it did not run, from its first moment on", func(k known) bool { return k.WokeStale == 1 && k.WokeFresh == 0 })
 	seen = l.all(10*time.Second, "know that it works again", nobody)
 	t.Logf("all knew %s after it went on", seen.Sub(began).Round(time.Millisecond))
-	p.order(order{})
-	p.until(5*time.Second, "be fresh again", func(k known) bool { return k.Fresh })
+	p.until(5*time.Second, "be fresh again", func(k known) bool {
+		p.order(order{}) // asks for what it knows
+		return k.Fresh
+	})
 }
 
 // A filter is no death, neither of nodes nor of speakers.

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	core "github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/link"
 	"github.com/barelb/barelb/internal/liveness"
@@ -49,6 +51,7 @@ type known struct {
 	Fresh                   bool     // now
 	Told                    []string // messages, each with its sender
 	Claims                  map[netip.Addr][]core.Claimant
+	Found                   map[string]float64 // how often, by what
 	Err                     string
 }
 
@@ -73,6 +76,7 @@ func speak(text string, in io.Reader, out io.Writer) error {
 		now = known{Claims: map[netip.Addr][]core.Claimant{}}
 		r   *liveness.Runner
 	)
+	reg := prometheus.NewRegistry()
 	say := func(change func(*known)) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -91,10 +95,12 @@ func speak(text string, in io.Reader, out io.Writer) error {
 		now.CutOff = len(v.CutOff) > 0
 		now.Fresh = r.Fresh()
 		maps.Copy(now.Claims, r.DrainClaims())
+		now.Found = found(reg)
 		_ = json.NewEncoder(out).Encode(now)
 	}
 	r = liveness.New(liveness.Config{
-		NodeName: s.Node, BindAddr: s.Nodes[s.Node].String(), BindPort: 7946, Secret: []byte(secret), Log: log,
+		Registerer: reg,
+		NodeName:   s.Node, BindAddr: s.Nodes[s.Node].String(), BindPort: 7946, Secret: []byte(secret), Log: log,
 		Speakers: func(context.Context) (map[string]netip.Addr, error) {
 			return maps.Clone(s.Nodes), nil
 		},
@@ -145,6 +151,20 @@ func speak(text string, in io.Reader, out io.Writer) error {
 	r.SetPhase(core.Leaving)
 	cancel()
 	return <-failed
+}
+
+// found returns what barelb_liveness_events_total counts.
+func found(reg prometheus.Gatherer) map[string]float64 {
+	out := map[string]float64{}
+	families, _ := reg.Gather()
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "barelb_liveness_events_total" {
+				out[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	return out
 }
 
 // lab is the network of one test.

@@ -41,7 +41,7 @@ type wire struct {
 	own      map[links.MAC]bool // of all our links
 	speakers map[links.MAC]string
 	asked    map[station]asked
-	heard    map[hearing]time.Time
+	heard    map[hearing]heard
 	drained  time.Time
 }
 
@@ -65,6 +65,12 @@ type hearing struct {
 	node string
 }
 
+// heard is when something was heard last, and whether by a station in this node.
+type heard struct {
+	at    time.Time
+	local bool
+}
+
 // sock is a socket and what reads its frames.
 type sock struct {
 	name string
@@ -86,7 +92,7 @@ func openWire(r *Runner) (*wire, error) {
 	}
 	w := &wire{
 		Runner: r, ready: make(chan chan struct{}), failed: make(chan error, 1), buf: make([]byte, packet.MaxFrame),
-		asked: map[station]asked{}, heard: map[hearing]time.Time{}, drained: time.Now(),
+		asked: map[station]asked{}, heard: map[hearing]heard{}, drained: time.Now(),
 	}
 	if err := errors.Join(w.open("arp", unix.ETH_P_ARP, packet.AllOf(), (*wire).readARP),
 		w.open("ndp", unix.ETH_P_IPV6, icmp6(135, 136), (*wire).readNDP)); err != nil {
