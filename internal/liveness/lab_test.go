@@ -313,7 +313,7 @@ func (l *lab) start(node string) *process {
 	l.Cleanup(func() {
 		_ = p.cmd.Process.Signal(syscall.SIGCONT)
 		_ = p.in.Close()
-		giveUp := time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Kill() })
+		giveUp := time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Signal(syscall.SIGQUIT) })
 		defer giveUp.Stop()
 		<-read
 		if err := p.cmd.Wait(); err != nil && l.procs[node] == p { // also the race detector's verdict
