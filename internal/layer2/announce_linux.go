@@ -18,7 +18,12 @@ const (
 	sendTime = 50 * time.Millisecond
 	// joinAgain is the pause before groups are joined that could not be.
 	joinAgain = time.Second
+	// freshAgain is the pause before Fresh is asked anew.
+	freshAgain = 50 * time.Millisecond
 )
+
+// errNotFresh is why nothing is sent now, and will be later.
+var errNotFresh = errors.New("not fresh")
 
 // announce follows the links, joins groups and sends what nobody has asked for, until
 // ctx ends.
@@ -33,6 +38,11 @@ func (a *Announcer) announce(ctx context.Context) {
 	defer g.close()
 	changed := a.followLinks(ctx)
 	for {
+		// Neighbours must know soonest, and who asks by multicast is heard later than that.
+		var dueTimer <-chan time.Time
+		if at, ok := a.announceDue(ctx, out); ok {
+			dueTimer = time.After(time.Until(at))
+		}
 		if t := a.table.Load(); t != current {
 			current, joinTimer = t, nil
 			out.keep(t.ports)
@@ -40,10 +50,6 @@ func (a *Announcer) announce(ctx context.Context) {
 				a.cfg.Log.WarnContext(ctx, "multicast groups not joined", "err", err)
 				joinTimer = time.After(joinAgain)
 			}
-		}
-		var dueTimer <-chan time.Time
-		if at, ok := a.announceDue(ctx, out); ok {
-			dueTimer = time.After(time.Until(at))
 		}
 		select {
 		case <-ctx.Done():
@@ -69,11 +75,19 @@ func (a *Announcer) announceDue(ctx context.Context, out senders) (time.Time, bo
 		stuck = map[int]bool{} // by link index
 	)
 	for ctx.Err() == nil {
+		fresh := a.cfg.Fresh()
 		a.mu.Lock()
-		k, ok := a.sched.due(now)
+		var k key
 		at, more := a.sched.deadline()
+		isDue := more && !at.After(now)
+		if isDue && fresh {
+			k, _ = a.sched.due(now)
+		}
 		a.mu.Unlock()
-		if !ok {
+		switch {
+		case isDue && !fresh:
+			return now.Add(freshAgain), true
+		case !isDue:
 			if lost > 0 {
 				a.cfg.Log.WarnContext(ctx, "announcements not sent", "announcements", lost, "err", last)
 			}
@@ -83,7 +97,12 @@ func (a *Announcer) announceDue(ctx context.Context, out senders) (time.Time, bo
 			lost++
 			continue
 		}
-		if err := a.sendUnasked(out, k); err != nil {
+		switch err := a.sendUnasked(out, k); {
+		case errors.Is(err, errNotFresh):
+			a.mu.Lock()
+			a.sched.again(k, now)
+			a.mu.Unlock()
+		case err != nil:
 			lost, last = lost+1, err
 			stuck[k.link] = errors.Is(err, os.ErrDeadlineExceeded)
 		}
@@ -96,7 +115,7 @@ func (a *Announcer) announceDue(ctx context.Context, out senders) (time.Time, bo
 func (a *Announcer) sendUnasked(out senders, k key) error {
 	a.scheduleGate.Lock()
 	defer a.scheduleGate.Unlock()
-	e, p, ok := a.table.Load().lookup(k)
+	e, p, ok := a.table.Load().owned(k)
 	if !ok {
 		return nil // it was withdrawn a moment ago
 	}
@@ -109,6 +128,9 @@ func (a *Announcer) sendUnasked(out senders, k key) error {
 		frames = append(frames, ndp.Unsolicited(k.addr, p.mac).Append(nil))
 	}
 	for _, frame := range frames {
+		if !a.cfg.Fresh() {
+			return errNotFresh
+		}
 		if err := out.send(frame, k.link); packet.LinkGone(err) {
 			return nil
 		} else if err != nil {

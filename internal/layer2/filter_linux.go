@@ -6,15 +6,17 @@ import (
 	"github.com/barelb/barelb/internal/packet"
 )
 
-// arpRequests accepts ARP requests (RFC 826).
-func arpRequests() []bpf.Instruction { return packet.AllOf(packet.At(20, 2, 1)) }
+// arpPackets accepts ARP requests and replies (RFC 826).
+func arpPackets() []bpf.Instruction {
+	return packet.AllOf(packet.Match{Load: bpf.LoadAbsolute{Off: 20, Size: 2}, Min: 1, Max: 2})
+}
 
-// solicitations accepts Neighbor Solicitations (RFC 4861 §4.3). It sees every IPv6
-// packet that the host receives, so what tells most apart comes first.
-func solicitations() []bpf.Instruction {
+// neighborMessages accepts Neighbor Solicitations and Advertisements (RFC 4861 §4.3, §4.4).
+// It sees every IPv6 packet that the host receives, so what tells most apart comes first.
+func neighborMessages() []bpf.Instruction {
 	return packet.AllOf(
-		packet.At(20, 1, 58),  // next header: ICMPv6
-		packet.At(54, 1, 135), // type
+		packet.At(20, 1, 58), // next header: ICMPv6
+		packet.Match{Load: bpf.LoadAbsolute{Off: 54, Size: 1}, Min: 135, Max: 136}, // type
 		packet.At(21, 1, 255), // hop limit
 	)
 }

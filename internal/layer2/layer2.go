@@ -8,6 +8,10 @@
 //	  (one socket each)                 ARP and unsolicited NA
 //	                                    (one socket per link)
 //
+// For each address the node has a role: it owns it, yields it to a new owner, or takes
+// care for an owner whose speaker does not work ([lb.Role]). What others claim to be
+// theirs on the links, the responders hear too, and tell Config.OnClaim.
+//
 // The bytes and the decisions are those of internal/core/arp and internal/core/ndp.
 // It needs the capability NET_RAW and no other.
 package layer2
@@ -52,6 +56,14 @@ type Config struct {
 	// Refresh is the time between two announcements of an address to its links
 	// once all neighbours have surely heard the first ones. 0 means 150 s.
 	Refresh time.Duration
+	// Fresh is asked before every frame that is sent. While it returns false nothing
+	// is: requests are dropped, and what is to be told unasked waits. It must be quick,
+	// and is called by several goroutines at a time. Nil means always true.
+	Fresh func() bool
+	// OnClaim is told that another station uses an address that this node owns, on a
+	// link on which it answers for it: at most every 100 ms of one address and MAC. It
+	// must not block, and may be called by two goroutines at a time. Nil for nobody.
+	OnClaim func(Claim)
 	// Registerer takes the metrics; nil for none.
 	Registerer prometheus.Registerer
 }
@@ -78,6 +90,9 @@ type Announcer struct {
 	mu    sync.Mutex
 	sched *schedule
 
+	claims  claimLimit
+	metrics metrics
+
 	// A gate is held from reading the table to having sent what follows from it.
 	// Whoever passes all gates after replacing the table knows that nothing of the
 	// old one will be sent any more.
@@ -93,17 +108,24 @@ func New(cfg Config) *Announcer {
 	if cfg.Refresh <= 0 {
 		cfg.Refresh = defaultRefresh
 	}
-	a := &Announcer{cfg: cfg, wake: make(chan struct{}, 1), sched: newSchedule(cfg.Refresh)}
+	if cfg.Fresh == nil {
+		cfg.Fresh = func() bool { return true }
+	}
+	a := &Announcer{cfg: cfg, wake: make(chan struct{}, 1), sched: newSchedule(cfg.Refresh), metrics: newMetrics()}
 	a.table.Store(&table{})
 	if cfg.Registerer != nil {
-		cfg.Registerer.MustRegister(newCollector(a.table.Load))
+		cfg.Registerer.MustRegister(newCollector(a.table.Load), a.metrics.answer, a.metrics.discarded)
 	}
 	return a
 }
 
-// Apply makes want what is announced, all of it. What is new is told to its links at
-// once, what stays is not told again, and what is gone is not answered any more when
-// Apply returns. Apply may be called before Run: then it says what Run begins with.
+// Apply makes want what is answered for, all of it. What is new is told to its links as
+// its [lb.Tell] says, what stays is not told again, and what is gone, or is in another
+// role now, is not answered for as before any more when Apply returns. Apply may be
+// called before Run: then it says what Run begins with.
+//
+// A change from another role, or from another Tell, to TellAtOnce tells at once; one to
+// TellSlowly lets go on what runs.
 //
 // Addresses that cannot be announced make an error; the others are applied.
 func (a *Announcer) Apply(ctx context.Context, want lb.L2) error {
@@ -124,7 +146,7 @@ func (a *Announcer) Apply(ctx context.Context, want lb.L2) error {
 		now := time.Now()
 		for _, addr := range changed {
 			for index := range next.ports {
-				a.reschedule(old, next, key{addr, index}, now)
+				a.reschedule(old, next, key{addr, index}, now, false)
 			}
 		}
 	}
@@ -154,7 +176,7 @@ func (a *Announcer) setLinks(ctx context.Context, snap links.Snapshot) {
 	now := time.Now()
 	for _, index := range changed {
 		for addr := range next.addrs {
-			a.reschedule(old, next, key{addr, index}, now)
+			a.reschedule(old, next, key{addr, index}, now, old.links != nil)
 		}
 	}
 	a.mu.Unlock()
@@ -174,15 +196,19 @@ func (a *Announcer) setLinks(ctx context.Context, snap links.Snapshot) {
 	}
 }
 
-// reschedule starts or stops to announce k's address on k's link, or does neither,
-// when next replaces old. mu is held.
-func (a *Announcer) reschedule(old, next *table, k key, now time.Time) {
-	_, was, wasOn := old.lookup(k)
-	_, is, isOn := next.lookup(k)
+// reschedule starts or stops to tell k's link of k's address, or does neither, when next
+// replaces old. linkChanged says that the link has come or changed while we ran, so that
+// nobody on it can be thought to have heard of the address. mu is held.
+func (a *Announcer) reschedule(old, next *table, k key, now time.Time, linkChanged bool) {
+	was, before := old.tells(k)
+	is, after := next.tells(k)
 	switch {
-	case !isOn:
+	case is == lb.TellNever:
 		a.sched.stop(k)
-	case !wasOn || was.mac != is.mac || was.epoch != is.epoch:
+	case was == lb.TellNever && is == lb.TellSlowly && !linkChanged:
+		a.sched.startSlowly(k, now)
+	case was == lb.TellNever, was == lb.TellSlowly && is == lb.TellAtOnce,
+		before.mac != after.mac, before.epoch != after.epoch:
 		a.sched.start(k, now)
 	}
 }
@@ -211,23 +237,31 @@ func (a *Announcer) excluded(name string) bool {
 	return false
 }
 
-// Status is what an Announcer does at one moment. It belongs to the caller.
-type Status struct {
-	Addrs map[netip.Addr]AddrStatus
-	// Links says of every link of the node whether it can carry announcements.
-	// It is empty while Run does not run.
-	Links map[string]links.Reason
+// Reassert tells the links of an address that this node owns it, once, whatever its Tell
+// is; it is meant for when another station has claimed it. It does nothing and returns
+// false if the address is not owned and answered for on some link, or if it was
+// reasserted less than a second ago (RFC 5227 §2.4 (c) asks for restraint).
+func (a *Announcer) Reassert(addr netip.Addr) bool {
+	const pause = time.Second
+	addr = addr.Unmap()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t, now := a.table.Load(), time.Now()
+	found := false
+	for index := range t.ports {
+		k := key{addr, index}
+		e, _, ok := t.owned(k)
+		switch {
+		case !ok:
+			continue
+		case !found && now.Sub(e.count.reasserted) < pause:
+			return false
+		}
+		e.count.reasserted, found = now, true
+		a.sched.once(k, now)
+	}
+	if found {
+		a.wakeLoop()
+	}
+	return found
 }
-
-// AddrStatus is what is done for one address.
-type AddrStatus struct {
-	Links        []string // that the address is answered for on now, sorted
-	MissingLinks []string // that were asked for but do not exist here, sorted
-
-	RequestsReceived uint64 // ARP requests and solicitations that were to be answered
-	RepliesSent      uint64
-	GratuitousSent   uint64 // frames that nobody had asked for
-}
-
-// Status returns what is done now.
-func (a *Announcer) Status() Status { return a.table.Load().status() }

@@ -2,6 +2,26 @@ package layer2
 
 import "github.com/prometheus/client_golang/prometheus"
 
+// metrics are what is counted of all addresses together.
+type metrics struct {
+	answer    prometheus.Histogram
+	discarded prometheus.Counter
+}
+
+func newMetrics() metrics {
+	return metrics{
+		answer: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "barelb", Subsystem: "speaker", Name: "layer2_answer_seconds",
+			Help:    "Time from when the kernel received an ARP request or Neighbor Solicitation to when the answer was sent",
+			Buckets: []float64{25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 20e-3, 100e-3, 300e-3},
+		}),
+		discarded: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "barelb", Subsystem: "speaker", Name: "layer2_requests_discarded_total",
+			Help: "ARP requests and Neighbor Solicitations not answered because the speaker had not run for too long",
+		}),
+	}
+}
+
 // collector shows the counters of the announced addresses, and of no others. The
 // names are MetalLB's.
 type collector struct {

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/barelb/barelb/internal/core/arp"
+	"github.com/barelb/barelb/internal/core/lb"
 	"github.com/barelb/barelb/internal/core/ndp"
+	"github.com/barelb/barelb/internal/core/wire"
 	"github.com/barelb/barelb/internal/packet"
 )
 
@@ -24,8 +27,8 @@ func (a *Announcer) Run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.serve(ctx, s.arp, &a.arpGate, answerARP) })
-	g.Go(func() error { return a.serve(ctx, s.ndp, &a.ndpGate, answerNDP) })
+	g.Go(func() error { return a.serve(ctx, s.arp, &a.arpGate, protocol{answerARP, wire.HearARP}) })
+	g.Go(func() error { return a.serve(ctx, s.ndp, &a.ndpGate, protocol{answerNDP, wire.HearNDP}) })
 	g.Go(func() error { a.announce(ctx); return nil })
 	g.Go(func() error { <-ctx.Done(); return s.close() })
 	err = g.Wait()
@@ -37,11 +40,11 @@ func (a *Announcer) Run(ctx context.Context) error {
 type sockets struct{ arp, ndp *packet.Conn }
 
 func openSockets() (sockets, error) {
-	a, err := packet.OpenReceiver(unix.ETH_P_ARP, arpRequests())
+	a, err := packet.OpenStamped(unix.ETH_P_ARP, arpPackets())
 	if err != nil {
 		return sockets{}, err
 	}
-	n, err := packet.OpenReceiver(unix.ETH_P_IPV6, solicitations())
+	n, err := packet.OpenStamped(unix.ETH_P_IPV6, neighborMessages())
 	if err != nil {
 		return sockets{}, errors.Join(err, a.Close())
 	}
@@ -50,17 +53,23 @@ func openSockets() (sockets, error) {
 
 func (s sockets) close() error { return errors.Join(s.arp.Close(), s.ndp.Close()) }
 
-// answerer decides about a frame that arrived on p. It returns the reply, appended to
-// out, and whose it is; nil if the frame is not answered.
-type answerer func(t *table, p port, frame, out []byte) ([]byte, *entry)
+// maxAge is how long a request may have waited to be answered still. One that asks is
+// gone by then or asks again, and who has the address may have changed while we did
+// not run.
+const maxAge = 300 * time.Millisecond
+
+// protocol is what is to be known of ARP, or of Neighbor Discovery.
+type protocol struct {
+	// answer decides about a frame that arrived on p. It returns the reply, appended to
+	// out, and whose it is; nil if the frame is not answered.
+	answer func(t *table, p port, frame, out []byte) ([]byte, *entry)
+	// hear returns what a frame says about who uses an address.
+	hear func(frame []byte, link int) (wire.Claim, bool)
+}
 
 func answerARP(t *table, p port, frame, out []byte) ([]byte, *entry) {
 	var e *entry
-	reply, drop := arp.Answer(frame, p.mac, func(addr netip.Addr) bool {
-		found, _, ok := t.lookup(key{addr, p.index})
-		e = found
-		return ok
-	})
+	reply, drop := arp.Answer(frame, p.mac, t.answering(p, &e))
 	if drop != arp.Answered {
 		return nil, nil
 	}
@@ -69,22 +78,31 @@ func answerARP(t *table, p port, frame, out []byte) ([]byte, *entry) {
 
 func answerNDP(t *table, p port, frame, out []byte) ([]byte, *entry) {
 	var e *entry
-	reply, drop := ndp.Answer(frame, p.mac, func(addr netip.Addr) bool {
-		found, _, ok := t.lookup(key{addr, p.index})
-		e = found
-		return ok
-	})
+	reply, drop := ndp.Answer(frame, p.mac, t.answering(p, &e))
 	if drop != ndp.Answered {
 		return nil, nil
 	}
 	return reply.Append(out), e
 }
 
+// answering returns as what addresses are answered for on p. It leaves the entry that
+// was asked for in found.
+func (t *table) answering(p port, found **entry) func(netip.Addr) (lb.Role, arp.MAC, bool) {
+	return func(addr netip.Addr) (lb.Role, arp.MAC, bool) {
+		e := t.addrs[addr]
+		if e == nil || !e.on(p) {
+			return 0, arp.MAC{}, false
+		}
+		*found = e
+		return e.ann.Role, e.mac(p), true
+	}
+}
+
 // serve answers what conn receives until ctx ends.
-func (a *Announcer) serve(ctx context.Context, conn *packet.Conn, gate *sync.Mutex, answer answerer) error {
+func (a *Announcer) serve(ctx context.Context, conn *packet.Conn, gate *sync.Mutex, proto protocol) error {
 	in, out := make([]byte, packet.MaxFrame), make([]byte, 0, ndp.MaxFrameLen)
 	for {
-		n, link, err := conn.Read(in)
+		n, link, at, err := conn.ReadStamped(in)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // the error is that we were told to stop
@@ -93,27 +111,46 @@ func (a *Announcer) serve(ctx context.Context, conn *packet.Conn, gate *sync.Mut
 		case err != nil:
 			return fmt.Errorf("receive frame: %w", err)
 		default:
+			if at.IsZero() {
+				at = time.Now().Round(0)
+			}
 			gate.Lock()
-			a.reply(ctx, conn, link, answer, in[:n], out)
+			t := a.table.Load()
+			a.reply(ctx, conn, t, request{link, in[:n], at}, proto, out)
 			gate.Unlock()
+			// Not behind the gate, so that who is told may call Apply.
+			if c, ok := proto.hear(in[:n], link); ok && t.foreign(c, arp.MAC(in[6:12])) {
+				a.claimed(t, c, at)
+			}
 		}
 	}
 }
 
-func (a *Announcer) reply(ctx context.Context, conn *packet.Conn, link int, answer answerer, frame, out []byte) {
-	t := a.table.Load()
-	p, ok := t.ports[link]
+// request is a frame that may be one.
+type request struct {
+	link  int // index
+	frame []byte
+	at    time.Time // when the kernel received it
+}
+
+func (a *Announcer) reply(ctx context.Context, conn *packet.Conn, t *table, q request, proto protocol, out []byte) {
+	p, ok := t.ports[q.link]
 	if !ok {
 		return
 	}
-	reply, e := answer(t, p, frame, out)
+	reply, e := proto.answer(t, p, q.frame, out)
 	if e == nil {
 		return
 	}
 	e.count.requests.Add(1)
-	if err := conn.Send(reply, link); err != nil {
+	if time.Since(q.at) > maxAge || !a.cfg.Fresh() {
+		a.metrics.discarded.Inc()
+		return
+	}
+	if err := conn.Send(reply, q.link); err != nil {
 		a.cfg.Log.DebugContext(ctx, "reply not sent", "addr", e.addr, "link", p.name, "err", err)
 		return
 	}
 	e.count.replies.Add(1)
+	a.metrics.answer.Observe(max(0, time.Since(q.at)).Seconds())
 }

@@ -22,6 +22,7 @@ type item struct {
 	key   key
 	since time.Time // when its announcement was started
 	at    time.Time // when it is next announced
+	once  bool      // then it is announced at at, and forgotten
 	pos   int       // in the queue
 }
 
@@ -30,16 +31,41 @@ func newSchedule(refresh time.Duration) *schedule {
 }
 
 // start makes k due now, and begins its schedule anew.
-func (s *schedule) start(k key, now time.Time) {
+func (s *schedule) start(k key, now time.Time) { s.put(item{key: k, since: now, at: now}) }
+
+// startSlowly begins k's schedule with the slow refresh.
+func (s *schedule) startSlowly(k key, now time.Time) {
+	since := now.Add(-burst)
+	s.put(item{key: k, since: since, at: next(since, now, s.refresh, spread(k.addr, s.refresh))})
+}
+
+// once makes k due now, besides what its schedule says if it has one.
+func (s *schedule) once(k key, now time.Time) {
+	if !s.again(k, now) {
+		s.put(item{key: k, at: now, once: true})
+	}
+}
+
+// again makes k due now, if it has a schedule, and reports whether it has.
+func (s *schedule) again(k key, now time.Time) bool {
 	it := s.items[k]
 	if it == nil {
-		it = &item{key: k, since: now, at: now}
-		s.items[k] = it
-		heap.Push(&s.queue, it)
+		return false
+	}
+	it.at = now
+	heap.Fix(&s.queue, it.pos)
+	return true
+}
+
+func (s *schedule) put(it item) {
+	if old := s.items[it.key]; old != nil {
+		it.pos = old.pos
+		*old = it
+		heap.Fix(&s.queue, it.pos)
 		return
 	}
-	it.since, it.at = now, now
-	heap.Fix(&s.queue, it.pos)
+	s.items[it.key] = &it
+	heap.Push(&s.queue, &it)
 }
 
 // stop forgets k.
@@ -57,6 +83,15 @@ func (s *schedule) due(now time.Time) (key, bool) {
 		return key{}, false
 	}
 	it := s.queue[0]
+	if it.once {
+		s.stop(it.key)
+		return it.key, true
+	}
+	if !it.at.After(it.since.Add(burst)) {
+		// What could not be told in time is told at its gaps all the same. Refreshes are
+		// not moved: they would all be due together ever after.
+		it.since = it.since.Add(now.Sub(it.at))
+	}
 	it.at = next(it.since, now, s.refresh, spread(it.key.addr, s.refresh))
 	heap.Fix(&s.queue, 0)
 	return it.key, true
@@ -70,13 +105,16 @@ func (s *schedule) deadline() (time.Time, bool) {
 	return s.queue[0].at, true
 }
 
+// burst is how long what is started is announced at growing gaps.
+const burst = 8 * time.Second
+
 // next returns when to announce again, after now, what is announced since then.
 // spread, at most refresh, moves all refreshes, so that addresses that were taken
 // over together are not refreshed in one burst for ever after.
 func next(since, now time.Time, refresh, spread time.Duration) time.Time {
 	const ms = time.Millisecond
 	last := since
-	for _, d := range [...]time.Duration{0, 300 * ms, 1000 * ms, 2000 * ms, 4000 * ms, 8000 * ms} {
+	for _, d := range [...]time.Duration{0, 300 * ms, 1000 * ms, 2000 * ms, 4000 * ms, burst} {
 		if last = since.Add(d); last.After(now) {
 			return last
 		}

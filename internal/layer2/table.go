@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/barelb/barelb/internal/core/arp"
 	"github.com/barelb/barelb/internal/core/lb"
@@ -17,17 +18,22 @@ type table struct {
 	addrs map[netip.Addr]*entry
 	ports map[int]port            // by link index: those that can carry announcements
 	links map[string]links.Reason // all links by name; nil if they are not known
+	macs  map[arp.MAC]struct{}    // of all links of this node
 }
 
-// entry is one announced address.
+// entry is one address that is answered for, in whatever role.
 type entry struct {
 	addr  netip.Addr
-	links []string // to answer on, sorted; empty for all
+	ann   lb.L2Announcement // never changed
 	count *counters
 }
 
-// counters lives as long as its address is announced, whatever else changes.
-type counters struct{ requests, replies, gratuitous atomic.Uint64 }
+// counters lives as long as its address is answered for, whatever else changes.
+type counters struct {
+	requests, replies, gratuitous atomic.Uint64
+
+	reasserted time.Time // the last time; guarded by Announcer.mu
+}
 
 // port is a link that can carry announcements.
 type port struct {
@@ -55,17 +61,47 @@ func (t *table) lookup(k key) (*entry, port, bool) {
 	return e, p, e != nil && e.on(p)
 }
 
+// on reports whether e is answered for on p.
 func (e *entry) on(p port) bool {
 	if e.addr.Is4() && !p.ipv4 || e.addr.Is6() && !p.ipv6 {
 		return false
 	}
-	return len(e.links) == 0 || slices.Contains(e.links, p.name)
+	if e.ann.Role == lb.Caretake && !station(e.ann.MACs[p.name]) {
+		return false
+	}
+	return len(e.ann.Links) == 0 || slices.Contains(e.ann.Links, p.name)
 }
 
+// mac returns what e is answered with on p, which it is answered for on.
+func (e *entry) mac(p port) arp.MAC {
+	if e.ann.Role == lb.Caretake {
+		return e.ann.MACs[p.name]
+	}
+	return p.mac
+}
+
+// owned returns the entry and port of k if we are the owner of k's address there.
+func (t *table) owned(k key) (*entry, port, bool) {
+	e, p, ok := t.lookup(k)
+	return e, p, ok && e.ann.Role == lb.Own
+}
+
+// tells returns how k's address is told to k's link unasked, and that link.
+func (t *table) tells(k key) (lb.Tell, port) {
+	e, p, ok := t.owned(k)
+	if !ok {
+		return lb.TellNever, p
+	}
+	return e.ann.Tell, p
+}
+
+// station reports whether m can be the address of one station.
+func station(m arp.MAC) bool { return m[0]&1 == 0 && m != arp.MAC{} }
+
 // withAddrs returns t with want for addresses, and which of them are new, gone or
-// announced on other links. Addresses that cannot be announced are left out.
+// answered for otherwise. Addresses that cannot be announced are left out.
 func (t *table) withAddrs(want lb.L2) (*table, []netip.Addr) {
-	next := &table{addrs: t.addrs, ports: t.ports, links: t.links}
+	next := &table{addrs: t.addrs, ports: t.ports, links: t.links, macs: t.macs}
 	var changed []netip.Addr
 	touch := func(addr netip.Addr) {
 		if len(changed) == 0 {
@@ -82,10 +118,11 @@ func (t *table) withAddrs(want lb.L2) (*table, []netip.Addr) {
 			continue
 		}
 		old := t.addrs[addr]
-		if old != nil && slices.Equal(old.links, ann.Links) {
+		if old != nil && old.ann.Equal(ann) {
 			continue
 		}
-		e := &entry{addr: addr, links: slices.Clone(ann.Links), count: &counters{}}
+		ann.Links, ann.MACs = slices.Clone(ann.Links), maps.Clone(ann.MACs)
+		e := &entry{addr: addr, ann: ann, count: &counters{}}
 		if old != nil {
 			e.count = old.count
 		}
@@ -113,13 +150,16 @@ func wanted(want lb.L2, addr netip.Addr) bool {
 // withLinks returns t with the links of snap, and the indexes of those on which it
 // is not as before: appeared, vanished, lost and found again, or got another address.
 func (t *table) withLinks(snap links.Snapshot, excluded func(string) bool) (*table, []int) {
-	next := &table{addrs: t.addrs, ports: map[int]port{}}
+	next := &table{addrs: t.addrs, ports: map[int]port{}, macs: make(map[arp.MAC]struct{}, len(snap))}
 	if snap != nil {
 		next.links = make(map[string]links.Reason, len(snap))
 	}
 	for _, l := range snap {
 		why := l.Carries(excluded)
 		next.links[l.Name] = why
+		if l.Ethernet {
+			next.macs[l.HardwareAddr] = struct{}{}
+		}
 		if why == links.Usable {
 			next.ports[l.Index] = port{
 				index: l.Index, name: l.Name, mac: l.HardwareAddr, epoch: l.Epoch,
@@ -140,31 +180,4 @@ func (t *table) withLinks(snap links.Snapshot, excluded func(string) bool) (*tab
 	}
 	slices.Sort(changed)
 	return next, changed
-}
-
-func (t *table) status() Status {
-	s := Status{
-		Addrs: make(map[netip.Addr]AddrStatus, len(t.addrs)),
-		Links: maps.Clone(t.links),
-	}
-	for addr, e := range t.addrs {
-		as := AddrStatus{
-			RequestsReceived: e.count.requests.Load(),
-			RepliesSent:      e.count.replies.Load(),
-			GratuitousSent:   e.count.gratuitous.Load(),
-		}
-		for _, p := range t.ports {
-			if e.on(p) {
-				as.Links = append(as.Links, p.name)
-			}
-		}
-		slices.Sort(as.Links)
-		for _, name := range e.links {
-			if _, ok := t.links[name]; !ok && t.links != nil {
-				as.MissingLinks = append(as.MissingLinks, name)
-			}
-		}
-		s.Addrs[addr] = as
-	}
-	return s
 }

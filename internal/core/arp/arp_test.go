@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/barelb/barelb/internal/core/arp"
+	"github.com/barelb/barelb/internal/core/lb"
 )
 
 var (
@@ -19,6 +20,19 @@ var (
 	host   = netip.MustParseAddr("192.168.1.7")
 	addrs  = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 )
+
+// owner is whom self takes care for.
+var owner = arp.MAC{2, 0, 0, 0, 0, 3}
+
+// everything answers for every address in a role.
+func everything(role lb.Role, mac arp.MAC) arp.Answering {
+	return func(netip.Addr) (lb.Role, arp.MAC, bool) { return role, mac, true }
+}
+
+// vipAlone answers for vip in a role.
+func vipAlone(role lb.Role, mac arp.MAC) arp.Answering {
+	return func(a netip.Addr) (lb.Role, arp.MAC, bool) { return role, mac, a == vip }
+}
 
 // request is what a client's kernel broadcasts, with change made to it.
 func request(change func(*arp.Packet)) arp.Packet {
@@ -149,7 +163,49 @@ func TestAnswer(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, drop := arp.Answer(tt.frame, self, func(a netip.Addr) bool { return a == vip })
+			got, drop := arp.Answer(tt.frame, self, vipAlone(lb.Own, self))
+			if drop != tt.drop {
+				t.Fatalf("reason %s, want %s", drop, tt.drop)
+			}
+			if diff := cmp.Diff(tt.want, got, addrs); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAnswerInOtherRoles(t *testing.T) {
+	frame := func(change func(*arp.Packet)) []byte { return request(change).Append(nil) }
+	unicast := func(p *arp.Packet) { p.Dst = self }
+	probe := func(p *arp.Packet) { p.SenderAddr = netip.IPv4Unspecified() }
+	reply := func(mac arp.MAC, to netip.Addr) arp.Packet {
+		return arp.Packet{Dst: client, Src: self, Op: arp.Reply, SenderMAC: mac, SenderAddr: vip, TargetMAC: client, TargetAddr: to}
+	}
+	none := arp.Packet{}
+	tests := []struct {
+		name  string
+		frame []byte
+		role  lb.Role
+		mac   arp.MAC
+		want  arp.Packet
+		drop  arp.Drop
+	}{
+		{"yield: refresh", frame(unicast), lb.Yield, self, reply(self, host), arp.Answered},
+		{"yield: broadcast", frame(nil), lb.Yield, self, none, arp.Yielding},
+		{"yield: probe", frame(probe), lb.Yield, self, none, arp.Yielding},
+		{"yield: another address", frame(func(p *arp.Packet) { p.Dst, p.TargetAddr = self, host.Next() }), lb.Yield, self, none, arp.NotAnnounced},
+		{"caretake: broadcast", frame(nil), lb.Caretake, owner, reply(owner, host), arp.Answered},
+		{"caretake: refresh of who believes that we are the owner", frame(unicast), lb.Caretake, owner, reply(owner, host), arp.Answered},
+		{"caretake: probe", frame(probe), lb.Caretake, owner, reply(owner, netip.IPv4Unspecified()), arp.Answered},
+		{"caretake: refresh of the owner's entry, flooded", frame(func(p *arp.Packet) { p.Dst = owner }), lb.Caretake, owner, none, arp.NotToUs},
+		{"caretake: the owner asks", frame(func(p *arp.Packet) { p.Src, p.SenderMAC = owner, owner }), lb.Caretake, owner, none, arp.FromOwner},
+		{"caretake: the owner's frame", frame(func(p *arp.Packet) { p.Src = owner }), lb.Caretake, owner, none, arp.FromOwner},
+		{"caretake: the owner probes", frame(func(p *arp.Packet) { probe(p); p.Src, p.SenderMAC = owner, owner }), lb.Caretake, owner, none, arp.FromOwner},
+		{"caretake: the owner announces", arp.Gratuitous(vip, owner)[0].Append(nil), lb.Caretake, owner, none, arp.Claim},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, drop := arp.Answer(tt.frame, self, vipAlone(tt.role, tt.mac))
 			if drop != tt.drop {
 				t.Fatalf("reason %s, want %s", drop, tt.drop)
 			}
@@ -169,7 +225,7 @@ func TestGratuitous(t *testing.T) {
 		if p.Dst != arp.Broadcast() || p.Src != self || p.SenderMAC != self || p.SenderAddr != vip || p.TargetAddr != vip {
 			t.Errorf("not a claim of %s: %+v", vip, p)
 		}
-		if _, drop := arp.Answer(p.Append(nil), client, func(netip.Addr) bool { return true }); drop == arp.Answered {
+		if _, drop := arp.Answer(p.Append(nil), client, everything(lb.Own, client)); drop == arp.Answered {
 			t.Errorf("a node that hears %+v must not answer it", p)
 		}
 	}
@@ -181,7 +237,7 @@ func TestProbe(t *testing.T) {
 	if diff := cmp.Diff(want, arp.Probe(vip, client).Append(nil)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if _, drop := arp.Answer(arp.Probe(vip, client).Append(nil), self, func(netip.Addr) bool { return true }); drop != arp.Answered {
+	if _, drop := arp.Answer(arp.Probe(vip, client).Append(nil), self, everything(lb.Own, self)); drop != arp.Answered {
 		t.Errorf("a node that announces the address does not answer: %s", drop)
 	}
 }
@@ -204,9 +260,17 @@ func FuzzAnswer(f *testing.F) {
 				t.Fatalf("decode, encode, decode (-first +second):\n%s", diff)
 			}
 		}
-		reply, drop := arp.Answer(frame, self, func(netip.Addr) bool { return true })
-		if drop == arp.Answered && (reply.Dst[0]&1 != 0 || reply.Src != self || reply.Op != arp.Reply) {
-			t.Fatalf("bad reply %+v", reply)
+		for role, mac := range map[lb.Role]arp.MAC{lb.Own: self, lb.Yield: self, lb.Caretake: owner} {
+			reply, drop := arp.Answer(frame, self, everything(role, mac))
+			if drop != arp.Answered {
+				continue
+			}
+			if reply.Dst[0]&1 != 0 || reply.Src != self || reply.Op != arp.Reply || reply.SenderMAC != mac || reply.Dst == mac {
+				t.Fatalf("role %d: bad reply %+v", role, reply)
+			}
+			if role == lb.Yield && arp.MAC(frame[:6]) != self {
+				t.Fatalf("answered to everybody while yielding: %+v", reply)
+			}
 		}
 	})
 }
@@ -217,7 +281,7 @@ func BenchmarkAnswer(b *testing.B) {
 	table := map[netip.Addr]bool{vip: true}
 	b.ReportAllocs()
 	for b.Loop() {
-		if p, drop := arp.Answer(frame, self, func(a netip.Addr) bool { return table[a] }); drop == arp.Answered {
+		if p, drop := arp.Answer(frame, self, func(a netip.Addr) (lb.Role, arp.MAC, bool) { return lb.Own, self, table[a] }); drop == arp.Answered {
 			buf = p.Append(buf[:0])
 		}
 	}

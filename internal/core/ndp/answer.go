@@ -1,6 +1,10 @@
 package ndp
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/barelb/barelb/internal/core/lb"
+)
 
 // Drop says why a frame is not answered. The zero value means that it is.
 type Drop uint8
@@ -13,6 +17,8 @@ const (
 	BadSender         // its sender cannot be replied to, or is ourselves
 	Claim             // it comes from the very address that it asks for
 	NotAnnounced      // nothing that we answer for on this link
+	Yielding          // it asks everybody, and the new owner shall answer
+	FromOwner         // the owner asks that we take care for: it knows better
 )
 
 // String returns the name of the reason.
@@ -30,14 +36,22 @@ func (d Drop) String() string {
 		return "Claim"
 	case NotAnnounced:
 		return "NotAnnounced"
+	case Yielding:
+		return "Yielding"
+	case FromOwner:
+		return "FromOwner"
 	}
 	return "unknown"
 }
 
+// Answering tells as what an address is answered for on a link, and with which MAC:
+// our own, or for [lb.Caretake] that of the owner. It returns false if it is not.
+type Answering func(netip.Addr) (lb.Role, MAC, bool)
+
 // Answer decides about a frame that arrived on a link whose address is self.
-// announced tells whether an address is answered for on that link; it is asked
-// last, and at most once. The advertisement is valid if the reason is Answered.
-func Answer(frame []byte, self MAC, announced func(netip.Addr) bool) (Advertisement, Drop) {
+// answering is asked once at most, after all that the frame alone decides. The
+// advertisement is valid if the reason is Answered.
+func Answer(frame []byte, self MAC, answering Answering) (Advertisement, Drop) {
 	q, err := ParseSolicitation(frame)
 	if err != nil {
 		return Advertisement{}, Malformed
@@ -56,17 +70,42 @@ func Answer(frame []byte, self MAC, announced func(netip.Addr) bool) (Advertisem
 		return Advertisement{}, BadSender
 	case q.SrcIP == q.Target:
 		return Advertisement{}, Claim
-	case !announced(q.Target):
-		return Advertisement{}, NotAnnounced
 	}
-	if q.SrcIP.IsUnspecified() {
-		// RFC 4862 §5.4.3: somebody is about to take the address. RFC 4861 §7.2.4:
-		// the defence goes to all nodes, unsolicited.
-		return Unsolicited(q.Target, self), Answered
+	role, mac, ok := answering(q.Target)
+	switch {
+	case !ok:
+		return Advertisement{}, NotAnnounced
+	case role == lb.Yield && (q.Dst != self || q.DstIP != q.Target):
+		return Advertisement{}, Yielding
+	case to == mac || q.Src == mac:
+		return Advertisement{}, FromOwner
+	case role == lb.Caretake:
+		return inPlaceOf(mac, self, q, to), Answered
 	}
 	a := Unsolicited(q.Target, self)
-	a.Dst, a.DstIP, a.Solicited = to, q.SrcIP, true
+	if !q.SrcIP.IsUnspecified() {
+		a.Dst, a.DstIP, a.Solicited = to, q.SrcIP, true
+	} // else RFC 4862 §5.4.3: somebody is about to take the address. RFC 4861 §7.2.4:
+	// the defence goes to all nodes, unsolicited.
 	return a, Answered
+}
+
+// inPlaceOf returns what a node at self answers to q, whose asker is at to, in the name
+// of an owner at mac, whose speaker does not work. To whom asks it says what the owner
+// would say, except that O is not set: it is second hand, and must not replace what a
+// neighbour has from the owner itself. (A neighbour that holds another MAC for good
+// keeps it until it fails, asks all, and then takes this one.)
+//
+// The frame is unicast also in defence against duplicate address detection, whose
+// packet must go to all nodes and unsolicited (RFC 4861 §7.2.4): RFC 6085 allows a
+// multicast packet in a unicast frame. So no other neighbour hears it.
+func inPlaceOf(mac, self MAC, q Solicitation, to MAC) Advertisement {
+	a := Unsolicited(q.Target, mac)
+	a.Src, a.Dst, a.Override = self, to, false
+	if !q.SrcIP.IsUnspecified() {
+		a.DstIP, a.Solicited = q.SrcIP, true
+	}
+	return a
 }
 
 // Unsolicited returns the advertisement that tells everybody on a link that target

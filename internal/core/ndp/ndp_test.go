@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/barelb/barelb/internal/core/lb"
 	"github.com/barelb/barelb/internal/core/ndp"
 )
 
@@ -20,6 +21,19 @@ var (
 	host   = netip.MustParseAddr("2001:db8::9")
 	addrs  = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 )
+
+// owner is whom self takes care for.
+var owner = ndp.MAC{2, 0, 0, 0, 0, 3}
+
+// everything answers for every address in a role.
+func everything(role lb.Role, mac ndp.MAC) ndp.Answering {
+	return func(netip.Addr) (lb.Role, ndp.MAC, bool) { return role, mac, true }
+}
+
+// vipAlone answers for vip in a role.
+func vipAlone(role lb.Role, mac ndp.MAC) ndp.Answering {
+	return func(a netip.Addr) (lb.Role, ndp.MAC, bool) { return role, mac, a == vip }
+}
 
 // solicit is what a client's kernel multicasts, with change made to it.
 func solicit(change func(*ndp.Solicitation)) ndp.Solicitation {
@@ -198,7 +212,7 @@ func TestParseSolicitationRefuses(t *testing.T) {
 			if _, err := ndp.ParseSolicitation(tt.frame); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
-			if _, drop := ndp.Answer(tt.frame, self, func(netip.Addr) bool { return true }); drop != ndp.Malformed {
+			if _, drop := ndp.Answer(tt.frame, self, everything(lb.Own, self)); drop != ndp.Malformed {
 				t.Errorf("Answer: %s, want Malformed", drop)
 			}
 		})
@@ -253,12 +267,66 @@ func TestAnswer(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, drop := ndp.Answer(tt.frame, self, func(a netip.Addr) bool { return a == vip })
+			got, drop := ndp.Answer(tt.frame, self, vipAlone(lb.Own, self))
 			if drop != tt.drop {
 				t.Fatalf("reason %s, want %s", drop, tt.drop)
 			}
 			if diff := cmp.Diff(tt.want, got, addrs); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAnswerInOtherRoles(t *testing.T) {
+	frame := func(changes ...func(*ndp.Solicitation)) []byte { return solicit(all(changes...)).Append(nil) }
+	fromOwner := func(s *ndp.Solicitation) { s.Src = owner }
+	refreshed := ndp.Advertisement{
+		Dst: client, Src: self, SrcIP: vip, DstIP: host, Target: vip,
+		Solicited: true, Override: true, TargetLinkAddr: self, HasTargetLinkAddr: true,
+	}
+	inPlace := refreshed
+	inPlace.Override, inPlace.TargetLinkAddr = false, owner
+	defence := inPlace
+	defence.DstIP, defence.Solicited = netip.MustParseAddr("ff02::1"), false
+	none := ndp.Advertisement{}
+	tests := []struct {
+		name  string
+		frame []byte
+		role  lb.Role
+		mac   ndp.MAC
+		want  ndp.Advertisement
+		drop  ndp.Drop
+	}{
+		{"yield: refresh", frame(unicast), lb.Yield, self, refreshed, ndp.Answered},
+		{"yield: refresh without option", frame(unicast, noOption), lb.Yield, self, refreshed, ndp.Answered},
+		{"yield: multicast", frame(), lb.Yield, self, none, ndp.Yielding},
+		{"yield: multicast packet in a unicast frame", frame(func(s *ndp.Solicitation) { s.Dst = self }), lb.Yield, self, none, ndp.Yielding},
+		{"yield: unicast packet in a multicast frame", frame(func(s *ndp.Solicitation) { s.DstIP = vip }), lb.Yield, self, none, ndp.Yielding},
+		{"yield: duplicate address detection", frame(dad), lb.Yield, self, none, ndp.Yielding},
+		{"yield: another address", frame(func(s *ndp.Solicitation) { s.Dst, s.DstIP, s.Target = self, host, host }, func(s *ndp.Solicitation) { s.SrcIP = host.Next() }), lb.Yield, self, none, ndp.NotAnnounced},
+		{"caretake: multicast", frame(), lb.Caretake, owner, inPlace, ndp.Answered},
+		{"caretake: multicast without option", frame(noOption), lb.Caretake, owner, inPlace, ndp.Answered},
+		{"caretake: refresh of who believes that we are the owner", frame(unicast), lb.Caretake, owner, inPlace, ndp.Answered},
+		{"caretake: duplicate address detection", frame(dad), lb.Caretake, owner, defence, ndp.Answered},
+		{"caretake: refresh of the owner's entry, flooded", frame(unicast, func(s *ndp.Solicitation) { s.Dst = owner }), lb.Caretake, owner, none, ndp.NotToUs},
+		{"caretake: the owner asks", frame(func(s *ndp.Solicitation) { s.Src, s.SourceLinkAddr = owner, owner }), lb.Caretake, owner, none, ndp.FromOwner},
+		{"caretake: the owner's frame", frame(fromOwner), lb.Caretake, owner, none, ndp.FromOwner},
+		{"caretake: duplicate address detection of the owner", frame(dad, fromOwner), lb.Caretake, owner, none, ndp.FromOwner},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, drop := ndp.Answer(tt.frame, self, vipAlone(tt.role, tt.mac))
+			if drop != tt.drop {
+				t.Fatalf("reason %s, want %s", drop, tt.drop)
+			}
+			if diff := cmp.Diff(tt.want, got, addrs); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if drop == ndp.Answered {
+				if _, err := ndp.ParseAdvertisement(got.Append(nil)); err != nil {
+					t.Errorf("the answer is not valid: %v", err)
+				}
 			}
 		})
 	}
@@ -295,9 +363,20 @@ func FuzzAnswer(f *testing.F) {
 				t.Fatalf("decode, encode, decode (-first +second):\n%s", diff)
 			}
 		}
-		reply, drop := ndp.Answer(frame, self, func(netip.Addr) bool { return true })
-		if drop == ndp.Answered && (reply.Solicited == reply.DstIP.IsMulticast() || reply.Src != self) {
-			t.Fatalf("bad reply %+v", reply)
+		for role, mac := range map[lb.Role]ndp.MAC{lb.Own: self, lb.Yield: self, lb.Caretake: owner} {
+			reply, drop := ndp.Answer(frame, self, everything(role, mac))
+			if drop != ndp.Answered {
+				continue
+			}
+			if _, err := ndp.ParseAdvertisement(reply.Append(nil)); err != nil {
+				t.Fatalf("role %d: own answer is not readable: %v", role, err)
+			}
+			if reply.Solicited == reply.DstIP.IsMulticast() || reply.Src != self || reply.TargetLinkAddr != mac || reply.Dst == mac {
+				t.Fatalf("role %d: bad reply %+v", role, reply)
+			}
+			if role == lb.Yield && ndp.MAC(frame[:6]) != self || role == lb.Caretake && (reply.Override || reply.Dst[0]&1 != 0) {
+				t.Fatalf("role %d: not in this role: %+v", role, reply)
+			}
 		}
 	})
 }
@@ -308,7 +387,7 @@ func BenchmarkAnswer(b *testing.B) {
 	table := map[netip.Addr]bool{vip: true}
 	b.ReportAllocs()
 	for b.Loop() {
-		if a, drop := ndp.Answer(frame, self, func(a netip.Addr) bool { return table[a] }); drop == ndp.Answered {
+		if a, drop := ndp.Answer(frame, self, func(a netip.Addr) (lb.Role, ndp.MAC, bool) { return lb.Own, self, table[a] }); drop == ndp.Answered {
 			buf = a.Append(buf[:0])
 		}
 	}
@@ -320,7 +399,7 @@ func TestSolicit(t *testing.T) {
 	if diff := cmp.Diff(want, ndp.Solicit(vip, client, from), addrs); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	a, drop := ndp.Answer(ndp.Solicit(vip, client, from).Append(nil), self, func(netip.Addr) bool { return true })
+	a, drop := ndp.Answer(ndp.Solicit(vip, client, from).Append(nil), self, everything(lb.Own, self))
 	if drop != ndp.Answered || a.Dst != client || a.DstIP != from {
 		t.Errorf("a node that announces the address answers %s to %s at %x, want to %s alone", drop, a.DstIP, a.Dst, from)
 	}
