@@ -187,15 +187,29 @@ func TestGroupsReachSnoopingSwitches(t *testing.T) {
 	mdb := func() string { return l.exec("sw", "bridge", "mdb", "show", "dev", "sw0") }
 
 	l.apply(lb.L2{vip6: {Links: []string{"eth0"}}})
-	l.until("the switch knows the group on the node's port", func() (string, bool) {
-		out := mdb()
-		for line := range strings.Lines(out) {
-			if strings.Contains(line, "port to-node ") && strings.Contains(line, group) {
-				return out, true
+	known := func() {
+		t.Helper()
+		l.until("the switch knows the group on the node's port", func() (string, bool) {
+			out := mdb()
+			for line := range strings.Lines(out) {
+				if strings.Contains(line, "port to-node ") && strings.Contains(line, group) {
+					return out, true
+				}
 			}
-		}
-		return out, false
+			return out, false
+		})
+	}
+	known()
+	l.answered("eth0", vip6, nodeMAC)
+
+	// A link that comes late joins too.
+	l.ip("node", "link del eth0")
+	l.until("the switch has forgotten the node's port", func() (string, bool) {
+		out := mdb()
+		return out, !strings.Contains(out, "port to-node ")
 	})
+	l.plug("node", nodeMAC)
+	known()
 	l.answered("eth0", vip6, nodeMAC)
 
 	l.apply(lb.L2{})

@@ -28,34 +28,68 @@ import (
 //
 //	client (eth0, eth1) ── bridge sw0 in "sw" ── (eth0, eth1) node: the Announcer
 //
-// eth1 of node and client are joined directly. childEnv marks the Announcer's process.
+// eth1 of node and client are joined directly. childEnv marks the Announcer's process,
+// and says how long its slow refresh takes; 0s for the default.
 const childEnv = "BARELB_TEST_ANNOUNCER"
 
 // maxLine in bytes is the length of the longest line to and from that process.
 const maxLine = 64 << 20
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) != "" {
-		if err := announce(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	var child func(in io.Reader, out io.Writer) error
+	switch {
+	case os.Getenv(childEnv) != "":
+		child = announce
+	case os.Getenv(stationEnv) != "":
+		child = beStation
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err := child(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
-// command is one line to the Announcer's process: what to apply; nil asks for the
-// status. An answer line is the status after it.
-type command struct{ Apply lb.L2 }
+// command is one line to the Announcer's process: what it is to do, in this order. An
+// answer line is how things are after it.
+type command struct {
+	Fresh    *bool      // what Config.Fresh returns from now on
+	Apply    lb.L2      // nil for as before
+	Reassert netip.Addr // zero for none
+}
+
+type answer struct {
+	layer2.Status
+	Claims     []layer2.Claim // all that have been reported
+	Reasserted bool
+}
 
 // announce runs an Announcer until in ends.
 func announce(in io.Reader, out io.Writer) error {
+	refresh, err := time.ParseDuration(os.Getenv(childEnv))
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	watcher := link.New(log)
-	a := layer2.New(layer2.Config{Log: log, Links: watcher})
+	var (
+		stale  atomic.Bool
+		mu     sync.Mutex
+		claims []layer2.Claim
+	)
+	a := layer2.New(layer2.Config{
+		Log: log, Links: watcher, Refresh: refresh,
+		Fresh: func() bool { return !stale.Load() },
+		OnClaim: func(c layer2.Claim) {
+			mu.Lock()
+			defer mu.Unlock()
+			claims = append(claims, c)
+		},
+	})
 	var wg sync.WaitGroup
 	errs := make(chan error, 2)
 	for _, run := range []func(context.Context) error{watcher.Run, a.Run} {
@@ -72,12 +106,19 @@ func announce(in io.Reader, out io.Writer) error {
 		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
 			return err
 		}
+		if c.Fresh != nil {
+			stale.Store(!*c.Fresh)
+		}
 		if c.Apply != nil {
 			if err := a.Apply(ctx, c.Apply); err != nil {
 				return err
 			}
 		}
-		if err := json.NewEncoder(out).Encode(a.Status()); err != nil {
+		reasserted := c.Reassert.IsValid() && a.Reassert(c.Reassert)
+		mu.Lock()
+		is := answer{a.Status(), claims, reasserted}
+		mu.Unlock()
+		if err := json.NewEncoder(out).Encode(is); err != nil {
 			return err
 		}
 	}
@@ -105,17 +146,19 @@ var (
 
 // lab is one test's network and the Announcer in it.
 type lab struct {
-	*testing.T
+	testing.TB
 	prefix string
 	mu     sync.Mutex // one command at a time
-	in     io.WriteCloser
-	out    *bufio.Scanner
+	node   *child     // the Announcer
 }
 
 var labs atomic.Int32
 
 // newLab builds the network and starts the Announcer. All is gone after the test.
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab { t.Helper(); return newLabThatRefreshes(t, 0) }
+
+// newLabThatRefreshes is newLab with another time between slow refreshes.
+func newLabThatRefreshes(t testing.TB, refresh time.Duration) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		skip(t, "needs root for network namespaces")
@@ -125,7 +168,7 @@ func newLab(t *testing.T) *lab {
 			skip(t, "needs the command "+tool+" (iproute2, util-linux, iputils-arping, ndisc6)")
 		}
 	}
-	l := &lab{T: t, prefix: fmt.Sprintf("bl2-%d-%d-", os.Getpid(), labs.Add(1))}
+	l := &lab{TB: t, prefix: fmt.Sprintf("bl2-%d-%d-", os.Getpid(), labs.Add(1))}
 	for _, ns := range []string{"sw", "node", "client"} {
 		l.run("ip", "netns", "add", l.prefix+ns)
 		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", l.prefix+ns).Run() })
@@ -144,7 +187,7 @@ func newLab(t *testing.T) *lab {
 	l.ip("client", "addr add 192.0.2.9/24 dev eth0")
 	l.ip("client", "addr add 2001:db8::9/64 dev eth0 nodad")
 	l.ip("client", "addr add 198.51.100.9/24 dev eth1")
-	l.start()
+	l.node = l.start("node", childEnv+"="+refresh.String())
 	return l
 }
 
@@ -156,62 +199,77 @@ func (l *lab) plug(ns, mac string) {
 	l.ip(ns, "link set eth0 up")
 }
 
-// start starts the Announcer's process in the node.
-func (l *lab) start() {
+// child is a process of this package in a namespace, that takes and gives lines.
+type child struct {
+	pid int
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+// start starts a process, which env tells what it is.
+func (l *lab) start(ns, env string) *child {
 	l.Helper()
 	self, err := filepath.Abs(os.Args[0])
 	if err != nil {
 		l.Fatal(err)
 	}
 	// Not bound to the test's context, which ends before the cleanup.
-	cmd := exec.Command("ip", "netns", "exec", l.prefix+"node",
+	cmd := exec.Command("ip", "netns", "exec", l.prefix+ns,
 		"setpriv", "--inh-caps=-all", "--bounding-set=-all,+net_raw", "--no-new-privs", self)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.Env = append(os.Environ(), env)
 	var log strings.Builder
 	cmd.Stderr = &log
-	if l.in, err = cmd.StdinPipe(); err != nil {
+	in, err := cmd.StdinPipe()
+	if err != nil {
 		l.Fatal(err)
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		l.Fatal(err)
 	}
-	l.out = bufio.NewScanner(out)
-	l.out.Buffer(nil, maxLine)
 	if err := cmd.Start(); err != nil {
 		l.Fatal(err)
 	}
 	l.Cleanup(func() {
-		_ = l.in.Close()
+		_ = in.Close()
 		giveUp := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
 		defer giveUp.Stop()
 		if err := cmd.Wait(); err != nil { // also the race detector's verdict
-			l.Errorf("announcer ended: %v", err)
+			l.Errorf("process in %s ended: %v", ns, err)
 		}
 		if l.Failed() {
-			l.Logf("announcer's log:\n%s", &log)
+			l.Logf("log of the process in %s:\n%s", ns, &log)
 		}
 	})
+	c := &child{pid: cmd.Process.Pid, in: in, out: bufio.NewScanner(out)}
+	c.out.Buffer(nil, maxLine)
+	return c
 }
 
-func (l *lab) send(c command) layer2.Status {
+// tell sends one line and takes the next one. Only one goroutine may do so at a time.
+func (l *lab) tell(c *child, question, answer any) {
+	l.Helper()
+	if err := json.NewEncoder(c.in).Encode(question); err != nil {
+		l.Fatal(err)
+	}
+	if !c.out.Scan() {
+		l.Fatalf("process does not answer: %v", c.out.Err())
+	}
+	if err := json.Unmarshal(c.out.Bytes(), answer); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func (l *lab) send(c command) answer {
 	l.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := json.NewEncoder(l.in).Encode(c); err != nil {
-		l.Fatal(err)
-	}
-	var s layer2.Status
-	if !l.out.Scan() {
-		l.Fatalf("announcer does not answer: %v", l.out.Err())
-	}
-	if err := json.Unmarshal(l.out.Bytes(), &s); err != nil {
-		l.Fatal(err)
-	}
+	var s answer
+	l.tell(l.node, c, &s)
 	return s
 }
 
-func (l *lab) apply(want lb.L2) layer2.Status { l.Helper(); return l.send(command{want}) }
+func (l *lab) apply(want lb.L2) answer { l.Helper(); return l.send(command{Apply: want}) }
 
 func (l *lab) status(addr netip.Addr) layer2.AddrStatus {
 	l.Helper()
@@ -308,7 +366,7 @@ func (l *lab) corrected(addr netip.Addr, mac string) {
 	})
 }
 
-func skip(t *testing.T, why string) {
+func skip(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatal(why)
