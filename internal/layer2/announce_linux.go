@@ -25,31 +25,16 @@ const (
 // errNotFresh is why nothing is sent now, and will be later.
 var errNotFresh = errors.New("not fresh")
 
-// announce follows the links, joins groups and sends what nobody has asked for, until
-// ctx ends.
+// announce follows the links and sends what nobody has asked for, until ctx ends.
 func (a *Announcer) announce(ctx context.Context) {
-	var (
-		out       = senders{}
-		g         groups
-		current   *table           // what out and g were last fitted to
-		joinTimer <-chan time.Time // nil unless some group could not be joined
-	)
+	out := senders{}
 	defer out.keep(nil)
-	defer g.close()
 	changed := a.followLinks(ctx)
 	for {
-		// Neighbours must know soonest, and who asks by multicast is heard later than that.
+		out.keep(a.table.Load().ports)
 		var dueTimer <-chan time.Time
 		if at, ok := a.announceDue(ctx, out); ok {
 			dueTimer = time.After(time.Until(at))
-		}
-		if t := a.table.Load(); t != current {
-			current, joinTimer = t, nil
-			out.keep(t.ports)
-			if err := g.apply(t.memberships()); err != nil {
-				a.cfg.Log.WarnContext(ctx, "multicast groups not joined", "err", err)
-				joinTimer = time.After(joinAgain)
-			}
 		}
 		select {
 		case <-ctx.Done():
@@ -57,9 +42,28 @@ func (a *Announcer) announce(ctx context.Context) {
 		case <-changed:
 			changed = a.followLinks(ctx)
 		case <-a.wake:
-		case <-joinTimer:
-			current = nil
 		case <-dueTimer:
+		}
+	}
+}
+
+// joinGroups keeps the groups joined that the table needs, until ctx ends. The kernel
+// takes the longer for each the more there are, half a second for the first 10,000, and
+// nothing that is to be told may wait for that.
+func (a *Announcer) joinGroups(ctx context.Context) {
+	var g groups
+	defer g.close()
+	for {
+		var again <-chan time.Time
+		if err := g.apply(a.table.Load().memberships()); err != nil {
+			a.cfg.Log.WarnContext(ctx, "multicast groups not joined", "err", err)
+			again = time.After(joinAgain)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.regroup:
+		case <-again:
 		}
 	}
 }

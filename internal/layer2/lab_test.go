@@ -62,6 +62,7 @@ type command struct {
 
 type answer struct {
 	layer2.Status
+	Began      time.Time      // when Apply was called
 	Claims     []layer2.Claim // all that have been reported
 	Reasserted bool
 }
@@ -109,6 +110,7 @@ func announce(in io.Reader, out io.Writer) error {
 		if c.Fresh != nil {
 			stale.Store(!*c.Fresh)
 		}
+		began := time.Now()
 		if c.Apply != nil {
 			if err := a.Apply(ctx, c.Apply); err != nil {
 				return err
@@ -116,7 +118,7 @@ func announce(in io.Reader, out io.Writer) error {
 		}
 		reasserted := c.Reassert.IsValid() && a.Reassert(c.Reassert)
 		mu.Lock()
-		is := answer{a.Status(), claims, reasserted}
+		is := answer{a.Status(), began, claims, reasserted}
 		mu.Unlock()
 		if err := json.NewEncoder(out).Encode(is); err != nil {
 			return err

@@ -85,7 +85,9 @@ func DefaultExclude() []*regexp.Regexp {
 type Announcer struct {
 	cfg   Config
 	table atomic.Pointer[table] // read by anybody; replaced only with mu held
-	wake  chan struct{}         // tells the loop of Run that the schedule has changed
+	// wake tells who announces that the schedule has changed, and regroup who joins
+	// groups that the table has.
+	wake, regroup chan struct{}
 
 	mu    sync.Mutex
 	sched *schedule
@@ -111,7 +113,7 @@ func New(cfg Config) *Announcer {
 	if cfg.Fresh == nil {
 		cfg.Fresh = func() bool { return true }
 	}
-	a := &Announcer{cfg: cfg, wake: make(chan struct{}, 1), sched: newSchedule(cfg.Refresh), metrics: newMetrics()}
+	a := &Announcer{cfg: cfg, wake: make(chan struct{}, 1), regroup: make(chan struct{}, 1), sched: newSchedule(cfg.Refresh), metrics: newMetrics()}
 	a.table.Store(&table{})
 	if cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(newCollector(a.table.Load), a.metrics.answer, a.metrics.discarded)
@@ -155,7 +157,8 @@ func (a *Announcer) Apply(ctx context.Context, want lb.L2) error {
 	if len(changed) > 0 {
 		a.cfg.Log.DebugContext(ctx, "announcements changed", "changed", len(changed), "announced", len(next.addrs))
 		a.settle()
-		a.wakeLoop()
+		poke(a.wake)
+		poke(a.regroup)
 	}
 	return errors.Join(errs...)
 }
@@ -180,6 +183,9 @@ func (a *Announcer) setLinks(ctx context.Context, snap links.Snapshot) {
 		}
 	}
 	a.mu.Unlock()
+	if len(changed) > 0 {
+		poke(a.regroup)
+	}
 	if snap == nil {
 		return // nothing has changed but what we know
 	}
@@ -221,9 +227,10 @@ func (a *Announcer) settle() {
 	}
 }
 
-func (a *Announcer) wakeLoop() {
+// poke wakes who waits for c.
+func poke(c chan<- struct{}) {
 	select {
-	case a.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default: // it is awake, or will be
 	}
 }
@@ -261,7 +268,7 @@ func (a *Announcer) Reassert(addr netip.Addr) bool {
 		a.sched.once(k, now)
 	}
 	if found {
-		a.wakeLoop()
+		poke(a.wake)
 	}
 	return found
 }

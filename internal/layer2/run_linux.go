@@ -30,6 +30,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	g.Go(func() error { return a.serve(ctx, s.arp, &a.arpGate, protocol{answerARP, wire.HearARP}) })
 	g.Go(func() error { return a.serve(ctx, s.ndp, &a.ndpGate, protocol{answerNDP, wire.HearNDP}) })
 	g.Go(func() error { a.announce(ctx); return nil })
+	g.Go(func() error { a.joinGroups(ctx); return nil })
 	g.Go(func() error { <-ctx.Done(); return s.close() })
 	err = g.Wait()
 	a.setLinks(ctx, nil) // nothing is answered any more: let Status say so

@@ -33,10 +33,11 @@ type order struct {
 
 // news is its answer: what it has heard since the last, and how long each answer to Ask
 // took from before the request was handed to the kernel to when the kernel had the
-// answer. Answers that did not come within a second are missing.
+// answer. Answers that did not come within a second are missing. Late is by how much the
+// station itself was woken too late for each request: the host's own stalls.
 type news struct {
-	Heard []frame
-	Took  []time.Duration
+	Heard      []frame
+	Took, Late []time.Duration
 }
 
 type frame struct {
@@ -53,6 +54,7 @@ type stationState struct {
 	heard []frame
 	asked map[netip.Addr]time.Time
 	took  []time.Duration
+	late  []time.Duration
 }
 
 func beStation(in io.Reader, out io.Writer) error {
@@ -141,8 +143,8 @@ func (s *stationState) obey(o order) (news, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := news{s.heard, s.took}
-	s.heard, s.took = nil, nil
+	n := news{s.heard, s.took, s.late}
+	s.heard, s.took, s.late = nil, nil, nil
 	return n, nil
 }
 
@@ -157,7 +159,11 @@ func (s *stationState) ask(o order, dev *net.Interface) error {
 		} else {
 			f = ndp.Solicit(addr, mac, netip.MustParseAddr("2001:db8::9")).Append(nil)
 		}
-		time.Sleep(time.Until(next))
+		if pause := time.Until(next); pause > 0 {
+			ts := unix.NsecToTimespec(pause.Nanoseconds()) // time.Sleep rounds up to 1 ms
+			_ = unix.Nanosleep(&ts, nil)
+			s.late = append(s.late, time.Since(next))
+		}
 		next = next.Add(o.Every)
 		s.mu.Lock()
 		s.asked[addr] = time.Now().Round(0)
