@@ -22,7 +22,8 @@ type item struct {
 	key   key
 	since time.Time // when its announcement was started
 	at    time.Time // when it is next announced
-	once  bool      // then it is announced at at, and forgotten
+	first bool      // it is due, and goes before all that is told again
+	once  bool      // it is announced once, and forgotten
 	pos   int       // in the queue
 }
 
@@ -31,7 +32,7 @@ func newSchedule(refresh time.Duration) *schedule {
 }
 
 // start makes k due now, and begins its schedule anew.
-func (s *schedule) start(k key, now time.Time) { s.put(item{key: k, since: now, at: now}) }
+func (s *schedule) start(k key, now time.Time) { s.put(item{key: k, since: now, at: now, first: true}) }
 
 // startSlowly begins k's schedule with the slow refresh.
 func (s *schedule) startSlowly(k key, now time.Time) {
@@ -42,7 +43,7 @@ func (s *schedule) startSlowly(k key, now time.Time) {
 // once makes k due now, besides what its schedule says if it has one.
 func (s *schedule) once(k key, now time.Time) {
 	if !s.again(k, now) {
-		s.put(item{key: k, at: now, once: true})
+		s.put(item{key: k, at: now, first: true, once: true})
 	}
 }
 
@@ -83,6 +84,7 @@ func (s *schedule) due(now time.Time) (key, bool) {
 		return key{}, false
 	}
 	it := s.queue[0]
+	it.first = false
 	if it.once {
 		s.stop(it.key)
 		return it.key, true
@@ -135,11 +137,19 @@ func spread(addr netip.Addr, refresh time.Duration) time.Duration {
 	return refresh * time.Duration(h.Sum32()>>16) >> 16
 }
 
-// queue is a heap of items, the first one due soonest.
+// queue is a heap of items: first those that nobody has heard of yet, which are due, and
+// then those due soonest.
 type queue []*item
 
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
+func (q queue) Len() int { return len(q) }
+
+func (q queue) Less(i, j int) bool {
+	if q[i].first != q[j].first {
+		return q[i].first
+	}
+	return q[i].at.Before(q[j].at)
+}
+
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].pos, q[j].pos = i, j

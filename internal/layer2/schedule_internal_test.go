@@ -90,8 +90,9 @@ func TestSchedule(t *testing.T) {
 	s := newSchedule(150 * time.Second)
 	a, b := key{vip, 2}, key{vip6, 2}
 	s.start(a, at(0))
+	got := sent(s, 0, 400*time.Millisecond)
 	s.start(b, at(500*time.Millisecond))
-	got := sent(s, 0, 3*time.Second)
+	got = append(got, sent(s, 500*time.Millisecond, 3*time.Second)...)
 	s.stop(b)
 	s.stop(b) // once more does no harm
 	got = append(got, sent(s, 3*time.Second, 5*time.Second)...)
@@ -110,5 +111,26 @@ func TestSchedule(t *testing.T) {
 	s.stop(a)
 	if _, ok := s.deadline(); ok || len(s.items) != 0 {
 		t.Error("something is left")
+	}
+}
+
+// Who has 10,000 addresses to tell again must not keep a new one waiting.
+func TestFirstRoundsGoBeforeOthers(t *testing.T) {
+	s := newSchedule(150 * time.Second)
+	old := []key{{vip.Next(), 2}, {vip6, 2}}
+	for _, k := range old {
+		s.start(k, at(0))
+	}
+	sent(s, 0, 0)
+	s.start(key{vip, 2}, at(400*time.Millisecond))
+	if k, ok := s.due(at(400 * time.Millisecond)); !ok || k.addr != vip {
+		t.Errorf("%s is told first", k.addr)
+	}
+	if at, ok := s.deadline(); !ok || !at.Equal(epoch0.Add(300*time.Millisecond)) {
+		t.Errorf("then %s is due", at.Sub(epoch0))
+	}
+	s.once(old[1], at(400*time.Millisecond))
+	if k, ok := s.due(at(400 * time.Millisecond)); !ok || k != old[0] {
+		t.Errorf("%v, whose turn it is, is not told", old[0])
 	}
 }
