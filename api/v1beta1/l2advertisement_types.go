@@ -33,7 +33,21 @@ type L2AdvertisementSpec struct {
 	// them must match. Empty: every Service.
 	// +optional
 	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
+
+	// Failback says whether a node that comes back, or becomes eligible again, takes
+	// back the addresses that it ranks first for. Immediate (the default): it does.
+	// Never: the node that answers for them keeps them while it is well. Of several
+	// advertisements that cover a Service, one that says Never suffices.
+	// +optional
+	// +kubebuilder:validation:Enum=Immediate;Never
+	Failback string `json:"failback,omitempty"`
 }
+
+// The values of an L2Advertisement's failback.
+const (
+	FailbackImmediate = "Immediate"
+	FailbackNever     = "Never"
+)
 
 // PreferredNodeSelector adds Weight to the score of the nodes that it matches.
 type PreferredNodeSelector struct {

@@ -248,7 +248,7 @@ func convertL2Advertisement(o *v1beta1.L2Advertisement) config.L2Advertisement {
 	a := config.L2Advertisement{
 		Meta: convertMeta(o), Pools: o.Spec.IPAddressPools, Interfaces: o.Spec.Interfaces,
 		PoolSelectors: convertSelectors(o.Spec.IPAddressPoolSelectors), NodeSelectors: convertSelectors(o.Spec.NodeSelectors),
-		ServiceSelectors: convertSelectors(o.Spec.ServiceSelectors),
+		ServiceSelectors: convertSelectors(o.Spec.ServiceSelectors), Failback: o.Spec.Failback,
 	}
 	for _, p := range o.Spec.PreferredNodeSelectors {
 		a.Preferred = append(a.Preferred, config.Preference{Weight: int(p.Weight), Selector: convertSelector(p.Preference)})

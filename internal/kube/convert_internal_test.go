@@ -294,10 +294,10 @@ func TestConvertConfiguration(t *testing.T) {
 	}}))
 	check("L2Advertisement", config.L2Advertisement{
 		Meta: core, Pools: []string{"p"}, PoolSelectors: coreSel, NodeSelectors: coreSel, ServiceSelectors: coreSel, Interfaces: []string{"eth0"},
-		Preferred: []config.Preference{{Weight: 5, Selector: coreSel[0]}},
+		Preferred: []config.Preference{{Weight: 5, Selector: coreSel[0]}}, Failback: "Never",
 	}, convertL2Advertisement(&v1beta1.L2Advertisement{ObjectMeta: m, Spec: v1beta1.L2AdvertisementSpec{
 		IPAddressPools: []string{"p"}, IPAddressPoolSelectors: sel, NodeSelectors: sel, ServiceSelectors: sel, Interfaces: []string{"eth0"},
-		PreferredNodeSelectors: []v1beta1.PreferredNodeSelector{{Weight: 5, Preference: sel[0]}},
+		PreferredNodeSelectors: []v1beta1.PreferredNodeSelector{{Weight: 5, Preference: sel[0]}}, Failback: v1beta1.FailbackNever,
 	}}))
 	check("BGPAdvertisement", config.BGPAdvertisement{Meta: core, AggregationLength: 32, AggregationLengthV6: 128},
 		convertBGPAdvertisement(&v1beta1.BGPAdvertisement{ObjectMeta: m}))

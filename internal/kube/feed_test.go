@@ -64,7 +64,15 @@ func TestFeedGivesEverythingAndThenChanges(t *testing.T) {
 	l.create(l.slice("a-1", "a", endpoint("n1")))
 	first := pool("feed-1", "192.0.2.0/24")
 	l.create(first)
-	l.create(&v1beta1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "feed-l2"}})
+	sticky := func(failback string) *v1beta1.L2Advertisement {
+		return &v1beta1.L2Advertisement{
+			ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "feed-l2"}, Spec: v1beta1.L2AdvertisementSpec{Failback: failback},
+		}
+	}
+	if err := l.client.Create(t.Context(), sticky("Sometimes")); err == nil || !strings.Contains(err.Error(), "spec.failback") {
+		t.Errorf("failback Sometimes: got %v", err)
+	}
+	l.create(sticky(v1beta1.FailbackNever))
 
 	v := l.watch(l.connect(kube.Options{NodeName: "n1", Endpoints: true}))
 	// All of it is in the first Delta.
@@ -81,7 +89,7 @@ func TestFeedGivesEverythingAndThenChanges(t *testing.T) {
 	if !slices.ContainsFunc(v.last.Nodes, func(n lb.Node) bool { return n.Name == node.Name }) {
 		t.Errorf("nodes: got %+v", v.last.Nodes)
 	}
-	if o := v.last.Objects; o == nil || len(poolNames(o, "feed-")) != 1 || len(o.L2) != 1 {
+	if o := v.last.Objects; o == nil || len(poolNames(o, "feed-")) != 1 || len(o.L2) != 1 || o.L2[0].Failback != "Never" {
 		t.Fatalf("objects: got %+v", o)
 	}
 

@@ -24,8 +24,9 @@ func (p *parser) l2(objs Objects) {
 				ps.add(fmt.Sprintf("spec.preferredNodeSelectors[%d].preference", j), lb.InvalidField, "%v", err)
 			}
 		}
+		failback := ps.failback(o.Failback)
 		adv := &L2Adv{
-			Name: o.Name, NodeSelectors: o.NodeSelectors, ServiceSelectors: o.ServiceSelectors,
+			Name: o.Name, Failback: failback, NodeSelectors: o.NodeSelectors, ServiceSelectors: o.ServiceSelectors,
 			Links: slices.Compact(slices.Sorted(slices.Values(o.Interfaces))), Preferred: o.Preferred,
 		}
 		if len(ps) == 0 {
@@ -39,6 +40,18 @@ func (p *parser) l2(objs Objects) {
 		}
 	}
 	slices.SortFunc(p.cfg.L2, func(a, b *L2Adv) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// failback reads spec.failback.
+func (ps *problems) failback(text string) Failback {
+	switch f := Failback(text); f {
+	case "":
+		return FailbackImmediate
+	case FailbackImmediate, FailbackNever:
+		return f
+	}
+	ps.add("spec.failback", lb.InvalidField, "%q is neither %s nor %s", text, FailbackImmediate, FailbackNever)
+	return ""
 }
 
 func (p *parser) bgp(objs Objects, aliases map[string]community) {

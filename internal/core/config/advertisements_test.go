@@ -56,10 +56,24 @@ func TestL2AdvInForce(t *testing.T) {
 	checkProblems(t, c)
 	want := []*config.L2Adv{{
 		Name: "adv", Pools: config.Names{"p": true}, NodeSelectors: a.NodeSelectors, ServiceSelectors: a.ServiceSelectors,
-		Links: []string{"eth0", "eth1"}, Preferred: a.Preferred,
+		Links: []string{"eth0", "eth1"}, Preferred: a.Preferred, Failback: config.FailbackImmediate,
 	}}
 	if d := cmp.Diff(want, c.L2); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestFailback(t *testing.T) {
+	for text, want := range map[string]config.Failback{
+		"": config.FailbackImmediate, "Immediate": config.FailbackImmediate, "Never": config.FailbackNever,
+	} {
+		a := l2adv("adv")
+		a.Failback = text
+		c := config.Parse(config.Objects{L2: []config.L2Advertisement{a}}, nil)
+		checkProblems(t, c)
+		if len(c.L2) != 1 || c.L2[0].Failback != want {
+			t.Errorf("%q: got %+v, want %s", text, c.L2, want)
+		}
 	}
 }
 
@@ -75,6 +89,7 @@ func TestBadL2Adv(t *testing.T) {
 		"bad node selector":    {func(a *config.L2Advertisement) { a.NodeSelectors = []lb.Selector{{}, bad} }, "spec.nodeSelectors[1]"},
 		"node selector twice":  {func(a *config.L2Advertisement) { a.NodeSelectors = twice }, "spec.nodeSelectors[1]"},
 		"bad service selector": {func(a *config.L2Advertisement) { a.ServiceSelectors = []lb.Selector{bad} }, "spec.serviceSelectors[0]"},
+		"bad failback":         {func(a *config.L2Advertisement) { a.Failback = "never" }, "spec.failback"},
 		"bad preference": {
 			func(a *config.L2Advertisement) { a.Preferred = []config.Preference{{Weight: 1, Selector: bad}} },
 			"spec.preferredNodeSelectors[0].preference",

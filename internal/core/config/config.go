@@ -58,7 +58,18 @@ type L2Adv struct {
 	ServiceSelectors []lb.Selector
 	Links            []string // sorted; empty: all
 	Preferred        []Preference
+	Failback         Failback
 }
+
+// Failback says whether a node that comes back takes back the addresses that it
+// ranks first for.
+type Failback string
+
+// The values of Failback, spelled as in the API.
+const (
+	FailbackImmediate Failback = "Immediate" // it does
+	FailbackNever     Failback = "Never"     // not while the present owner is well
+)
 
 // BGPAdv is a BGPAdvertisement in force.
 type BGPAdv struct {

@@ -76,6 +76,7 @@ type L2Advertisement struct {
 	ServiceSelectors []lb.Selector
 	Interfaces       []string
 	Preferred        []Preference
+	Failback         string // "Immediate", "Never" or "", which is the first
 }
 
 // Preference adds Weight to the score of the nodes that Selector matches.
