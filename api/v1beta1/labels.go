@@ -44,6 +44,10 @@ const (
 // addresses of it any more. The controller sets it with --pool-edits=guard.
 const FinalizerInUse = "barelb.io/in-use"
 
+// AnnotationDrain is an annotation of a Node. With any value but "false" the node
+// shall carry no traffic for Services any more: speakers move it to other nodes.
+const AnnotationDrain = "barelb.io/drain"
+
 // AnnotationIgnoreOnWire is an annotation of an IPAddressPool. It names addresses,
 // separated by commas, that may be given although somebody on the wire answers for them; "all" names
 // every one.

@@ -196,8 +196,7 @@ func slim(obj any) (any, error) {
 			}
 		}
 	case *corev1.Node:
-		o.Annotations = nil
-		o.Status = corev1.NodeStatus{Conditions: o.Status.Conditions, Addresses: o.Status.Addresses}
+		slimNode(o)
 	case *corev1.Pod:
 		o.Annotations = nil
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}

@@ -39,8 +39,6 @@ const (
 	// noSelector is the backend of a Service with externalTrafficPolicy Local whose
 	// endpoints somebody else writes.
 	noSelector = "<none>"
-
-	labelExclude = "node.kubernetes.io/exclude-from-external-load-balancers"
 )
 
 // annotation reads an annotation under either prefix and reports whether it is there.
@@ -185,27 +183,6 @@ func convertEndpoints(o *discoveryv1.EndpointSlice) (lb.Key, []lb.Endpoint) {
 		eps = append(eps, ep)
 	}
 	return key, eps
-}
-
-func convertNode(o *corev1.Node) lb.Node {
-	n := lb.Node{Name: o.Name, Labels: o.Labels}
-	_, n.Excluded = o.Labels[labelExclude]
-	for _, c := range o.Status.Conditions {
-		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
-			n.NetworkUnavailable = true
-		}
-	}
-	for _, at := range o.Status.Addresses {
-		if at.Type != corev1.NodeInternalIP && at.Type != corev1.NodeExternalIP {
-			continue
-		}
-		if a, err := netip.ParseAddr(at.Address); err == nil {
-			n.Addrs = append(n.Addrs, a.Unmap())
-		}
-	}
-	slices.SortFunc(n.Addrs, netip.Addr.Compare)
-	n.Addrs = slices.Compact(n.Addrs)
-	return n
 }
 
 func convertMeta(o metav1.Object) config.Meta {

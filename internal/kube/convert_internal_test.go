@@ -230,44 +230,6 @@ func TestConvertEndpoints(t *testing.T) {
 	}
 }
 
-var sameAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-
-func TestConvertNode(t *testing.T) {
-	condition := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) corev1.NodeStatus {
-		return corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}, {Type: kind, Status: status}}}
-	}
-	const exclude = "node.kubernetes.io/exclude-from-external-load-balancers"
-	for name, c := range map[string]struct {
-		labels map[string]string
-		status corev1.NodeStatus
-		want   lb.Node
-	}{
-		"plain":           {nil, corev1.NodeStatus{}, lb.Node{}},
-		"unready":         {nil, condition(corev1.NodeDiskPressure, corev1.ConditionTrue), lb.Node{}},
-		"no network":      {nil, condition(corev1.NodeNetworkUnavailable, corev1.ConditionTrue), lb.Node{NetworkUnavailable: true}},
-		"network":         {nil, condition(corev1.NodeNetworkUnavailable, corev1.ConditionFalse), lb.Node{}},
-		"network unknown": {nil, condition(corev1.NodeNetworkUnavailable, corev1.ConditionUnknown), lb.Node{}},
-		"excluded":        {map[string]string{exclude: ""}, corev1.NodeStatus{}, lb.Node{Excluded: true}},
-		"excluded, false": {map[string]string{exclude: "false"}, corev1.NodeStatus{}, lb.Node{Excluded: true}}, // any value, as in Kubernetes
-		"addresses": {nil, corev1.NodeStatus{Addresses: []corev1.NodeAddress{
-			{Type: corev1.NodeHostName, Address: "n"},
-			{Type: corev1.NodeExternalIP, Address: "203.0.113.9"},
-			{Type: corev1.NodeInternalIP, Address: "2001:db8::9"},
-			{Type: corev1.NodeInternalIP, Address: "192.0.2.9"},
-			{Type: corev1.NodeExternalIP, Address: "192.0.2.9"},
-			{Type: corev1.NodeInternalIP, Address: "nonsense"},
-		}}, lb.Node{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("2001:db8::9")}}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			c.want.Name, c.want.Labels = "n", c.labels
-			got := convertNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: c.labels}, Status: c.status})
-			if diff := cmp.Diff(c.want, got, sameAddr); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
 func TestConvertConfiguration(t *testing.T) {
 	sel := []metav1.LabelSelector{{
 		MatchLabels:      map[string]string{"a": "b"},
@@ -334,18 +296,6 @@ func TestSlim(t *testing.T) {
 	got, err := slim(in)
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
-	}
-	node := &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: "n", Annotations: map[string]string{"a": "b"}, Labels: map[string]string{"l": "m"}},
-		Status:     corev1.NodeStatus{Images: []corev1.ContainerImage{{}}, Conditions: []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable}}},
-	}
-	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.9"}}
-	before := convertNode(node)
-	if _, err := slim(node); err != nil || node.Annotations != nil || node.Status.Images != nil {
-		t.Errorf("%v, node %+v", err, node)
-	}
-	if diff := cmp.Diff(before, convertNode(node), sameAddr); diff != "" {
-		t.Error(diff)
 	}
 	if got, err := slim("no object"); err != nil || got != "no object" {
 		t.Errorf("got %v, %v", got, err)

@@ -37,7 +37,7 @@ type Feed struct {
 	services   map[lb.Key]*corev1.Service
 	endpoints  map[lb.Key]map[string][]lb.Endpoint // by the name of the slice
 	sliceOf    map[lb.Key]string                   // the Service that a slice belongs to, in its namespace
-	nodes      map[string]lb.Node
+	nodes      map[string]knownNode
 	namespaces map[string]map[string]string // labels
 	claims     map[netip.Addr]*v1alpha1.AddressClaim
 	conflicts  map[netip.Addr]lb.WireConflict
@@ -83,7 +83,7 @@ func (c *Cluster) Feed() *Feed {
 	f := &Feed{
 		c: c, changed: make(chan struct{}, 1), ready: make(chan struct{}), patience: patience,
 		services: map[lb.Key]*corev1.Service{}, endpoints: map[lb.Key]map[string][]lb.Endpoint{}, sliceOf: map[lb.Key]string{},
-		nodes: map[string]lb.Node{}, namespaces: map[string]map[string]string{}, dirty: map[lb.Key]bool{},
+		nodes: map[string]knownNode{}, namespaces: map[string]map[string]string{}, dirty: map[lb.Key]bool{},
 		claims: map[netip.Addr]*v1alpha1.AddressClaim{}, claimDirty: map[netip.Addr]bool{}, conflicts: map[netip.Addr]lb.WireConflict{},
 	}
 	f.config = newConfigFeed(c, f.publish)
@@ -204,7 +204,7 @@ func (f *Feed) Drain() Delta {
 	if f.nodesDirty {
 		d.Nodes = make([]lb.Node, 0, len(f.nodes))
 		for _, name := range slices.Sorted(maps.Keys(f.nodes)) {
-			d.Nodes = append(d.Nodes, f.nodes[name])
+			d.Nodes = append(d.Nodes, f.nodes[name].Node)
 		}
 	}
 	for addr := range f.claimDirty {
@@ -329,10 +329,11 @@ func (f *Feed) onNode(obj any, gone bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old, had := f.nodes[n.Name]
+	n.since(&old)
 	switch {
 	case gone:
 		delete(f.nodes, n.Name)
-	case had && old.NetworkUnavailable == n.NetworkUnavailable && maps.Equal(old.Labels, n.Labels) && slices.Equal(old.Addrs, n.Addrs):
+	case had && old.same(&n):
 		return // a heartbeat of the kubelet
 	default:
 		f.nodes[n.Name] = n

@@ -24,46 +24,6 @@ func signalled(f *Feed) (Delta, bool) {
 	}
 }
 
-func TestHeartbeatsAreNoNews(t *testing.T) {
-	f := (&Cluster{}).Feed()
-	node := func(change func(*corev1.Node)) *corev1.Node {
-		o := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"a": "b"}}}
-		o.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
-		if change != nil {
-			change(o)
-		}
-		return o
-	}
-	for _, c := range []struct {
-		name string
-		node *corev1.Node
-		gone bool
-		want int // nodes in the Delta, or -1 for no news
-	}{
-		{"new", node(nil), false, 1},
-		{"heartbeat", node(func(o *corev1.Node) { o.Status.Conditions[0].LastHeartbeatTime = metav1.Now() }), false, -1},
-		{"not ready", node(func(o *corev1.Node) { o.Status.Conditions[0].Status = corev1.ConditionFalse }), false, -1},
-		{"cordoned", node(func(o *corev1.Node) { o.Spec.Unschedulable = true }), false, -1},
-		{"label", node(func(o *corev1.Node) { o.Labels = map[string]string{"a": "c"} }), false, 1},
-		{"network", node(func(o *corev1.Node) {
-			o.Labels = map[string]string{"a": "c"}
-			o.Status.Conditions[0].Type = corev1.NodeNetworkUnavailable
-		}), false, 1},
-		{"address", node(func(o *corev1.Node) {
-			o.Labels = map[string]string{"a": "c"}
-			o.Status.Conditions[0].Type = corev1.NodeNetworkUnavailable
-			o.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.9"}}
-		}), false, 1},
-		{"gone", node(nil), true, 0},
-	} {
-		f.onNode(c.node, c.gone)
-		d, ok := signalled(f)
-		if got := len(d.Nodes); ok != (c.want >= 0) || ok && (got != c.want || d.Nodes == nil) {
-			t.Errorf("%s: news %t, nodes %v", c.name, ok, d.Nodes)
-		}
-	}
-}
-
 func TestEndpointsOfOtherServicesAreNoNews(t *testing.T) {
 	f := (&Cluster{}).Feed()
 	svc := func(kind corev1.ServiceType) *corev1.Service {
