@@ -82,7 +82,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 		return err
 	}
 	cluster, err := kube.Connect(kube.Options{
-		Namespace: f.namespace, Component: "metallb-speaker", PodName: f.podName, NodeName: f.nodeName,
+		Namespace: f.namespace, Component: "metallb-speaker", PodName: f.podName, NodeName: f.nodeName, IgnoreExcluded: f.ignoreExclude,
 		LoadBalancerClass: f.lbClass, SpeakerLabels: f.mlLabels, Endpoints: true, Log: log,
 	})
 	if err != nil {

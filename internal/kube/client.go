@@ -11,7 +11,6 @@ package kube
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -21,14 +20,12 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -61,6 +58,9 @@ type Options struct {
 	Component string // "metallb-controller" or "metallb-speaker": the source of Events
 	PodName   string // our own Pod, "" if unknown
 	NodeName  string // the node of a speaker
+	// IgnoreExcluded says that a node that is excluded from external load balancers
+	// is one like any other.
+	IgnoreExcluded bool
 	// SpeakerLabels select the Pods of all speakers, as a label selector in its
 	// text form; "" watches no Pods.
 	SpeakerLabels string
@@ -86,6 +86,8 @@ type Cluster struct {
 	events     record.EventBroadcaster
 	unsent     atomic.Int64 // Events, or more where some are never sent
 	pod        ownPod
+	speakers   speakerList
+	feed       atomic.Pointer[Feed] // the last one that was made, or nil
 }
 
 // Connect prepares the connection: in a Pod by its ServiceAccount, elsewhere by
@@ -127,7 +129,7 @@ func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 	}
 	ca, err := cache.New(cfg, cache.Options{
 		Scheme: scheme, Mapper: kinds(), ByObject: byObject, DefaultTransform: slim,
-		DefaultWatchErrorHandler: func(ctx context.Context, _ *toolscache.Reflector, err error) { logWatchError(ctx, opts.Log, err) },
+		DefaultWatchErrorHandler: newWatchLog(opts.Log).tell,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make cache: %w", err)
@@ -137,17 +139,6 @@ func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 		opts: opts, rest: cfg, client: c, background: background, cache: ca, events: events,
 		recorder: events.NewRecorder(scheme, corev1.EventSource{Component: opts.Component, Host: opts.NodeName}),
 	}, nil
-}
-
-// logWatchError tells of a watch that ended with an error. That it ends now and
-// then, or that what it left off at is too old, is no trouble.
-func logWatchError(ctx context.Context, log *slog.Logger, err error) {
-	level := slog.LevelWarn
-	//nolint:errorlint // a watch that ends is bare EOF; in another error it is a connection that broke
-	if err == io.EOF || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || ctx.Err() != nil {
-		level = slog.LevelDebug
-	}
-	log.Log(ctx, level, "watch interrupted", "err", err)
 }
 
 // watched limits what is watched: configuration in our own namespace only, of the
@@ -261,7 +252,7 @@ func kinds() *meta.DefaultRESTMapper {
 	}
 	namespaced := []schema.GroupVersionKind{
 		core.WithKind("Service"), core.WithKind("Pod"), core.WithKind("Secret"),
-		appsv1.SchemeGroupVersion.WithKind("Deployment"), discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
+		appsv1.SchemeGroupVersion.WithKind("Deployment"), appsv1.SchemeGroupVersion.WithKind("DaemonSet"), discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
 		v1.WithKind("IPAddressPool"), v1.WithKind("L2Advertisement"), v1.WithKind("BGPAdvertisement"), v2.WithKind("BGPPeer"),
 		v1.WithKind("BFDProfile"), v1.WithKind("Community"), v1.WithKind("ConfigurationState"),
 		v1.WithKind("ServiceL2Status"), v1.WithKind("ServiceBGPStatus"), own.WithKind("AddressClaim"), own.WithKind("AddressConflict"),

@@ -29,6 +29,7 @@ type Feed struct {
 	c       *Cluster
 	changed chan struct{}
 	ready   chan struct{}
+	once    sync.Once // closes ready
 	config  *configFeed
 	// patience is how long the first reading may take before that is worth a word.
 	patience time.Duration
@@ -49,6 +50,10 @@ type Feed struct {
 	conflictsDirty bool
 	objects        *config.Objects // the present ones, or nil before they were read
 	objectsDirty   bool
+	// heard says that everything was read once from the API server; imported is what
+	// stands in for it until then, or nil.
+	heard    bool
+	imported *snapshot
 }
 
 // Delta is what changed since the last one.
@@ -87,13 +92,14 @@ func (c *Cluster) Feed() *Feed {
 		claims: map[netip.Addr]*v1alpha1.AddressClaim{}, claimDirty: map[netip.Addr]bool{}, conflicts: map[netip.Addr]lb.WireConflict{},
 	}
 	f.config = newConfigFeed(c, f.publish)
+	c.feed.Store(f)
 	return f
 }
 
 // Changed signals that Drain has something to give.
 func (f *Feed) Changed() <-chan struct{} { return f.changed }
 
-// Ready is closed when everything was read once.
+// Ready is closed when everything was read once, or a state was imported.
 func (f *Feed) Ready() <-chan struct{} { return f.ready }
 
 // Run watches until ctx ends. The Cluster must run too.
@@ -153,15 +159,15 @@ func (f *Feed) Run(ctx context.Context) error {
 		}
 		wg.Go(func() { f.awaitAnnouncements(ctx, synced) })
 	}
-	return f.config.run(ctx, func() { close(f.ready) })
+	return f.config.run(ctx, f.hear)
 }
 
 // waitForAll waits until everything was read once, and says so if that takes
 // long. It returns false when ctx ends.
 func (f *Feed) waitForAll(ctx context.Context, synced map[string]toolscache.InformerSynced) bool {
 	all := slices.Collect(maps.Values(synced))
-	for {
-		soon, cancel := context.WithTimeout(ctx, f.patience)
+	for wait := f.patience; ; wait = min(2*wait, max(f.patience, sayAgain)) {
+		soon, cancel := context.WithTimeout(ctx, wait)
 		ok := toolscache.WaitForCacheSync(soon.Done(), all...)
 		cancel()
 		if ok || ctx.Err() != nil {
@@ -182,6 +188,9 @@ func (f *Feed) waitForAll(ctx context.Context, synced map[string]toolscache.Info
 func (f *Feed) Drain() Delta {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.imported != nil {
+		return f.imported.drain()
+	}
 	d := Delta{Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}, Claims: map[netip.Addr][]lb.Holder{}}
 	later := map[lb.Key]bool{}
 	for key := range f.dirty {
@@ -202,10 +211,7 @@ func (f *Feed) Drain() Delta {
 		}
 	}
 	if f.nodesDirty {
-		d.Nodes = make([]lb.Node, 0, len(f.nodes))
-		for _, name := range slices.Sorted(maps.Keys(f.nodes)) {
-			d.Nodes = append(d.Nodes, f.nodes[name].Node)
-		}
+		d.Nodes = sortedNodes(f.nodes)
 	}
 	for addr := range f.claimDirty {
 		d.Claims[addr] = nil
@@ -214,10 +220,7 @@ func (f *Feed) Drain() Delta {
 		}
 	}
 	if f.conflictsDirty {
-		d.Conflicts = slices.SortedFunc(maps.Values(f.conflicts), func(a, b lb.WireConflict) int { return a.Addr.Compare(b.Addr) })
-		if d.Conflicts == nil {
-			d.Conflicts = []lb.WireConflict{}
-		}
+		d.Conflicts = sortedConflicts(f.conflicts)
 	}
 	if f.objectsDirty {
 		d.Objects = f.objects
@@ -232,16 +235,24 @@ func (f *Feed) Drain() Delta {
 // Rewind makes everything part of the next Delta: for a reader that starts anew.
 func (f *Feed) Rewind() {
 	f.mu.Lock()
+	f.rewind()
+	f.mu.Unlock()
+	f.signal()
+}
+
+// rewind is Rewind with mu held.
+func (f *Feed) rewind() {
 	for key := range f.services {
 		f.dirty[key] = true
 	}
 	for addr := range f.claims {
 		f.claimDirty[addr] = true
 	}
+	if f.imported != nil {
+		f.imported.rewind()
+	}
 	f.announced.rewind()
 	f.nodesDirty, f.conflictsDirty, f.objectsDirty = true, true, f.objects != nil
-	f.mu.Unlock()
-	f.signal()
 }
 
 func (f *Feed) signal() {

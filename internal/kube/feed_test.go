@@ -338,7 +338,7 @@ func TestStoppingDoesNotWaitForTheAPIServer(t *testing.T) {
 		cfg.Host = fmt.Sprintf("https://127.0.0.1:%d", freePort(t))
 	})
 	feed := c.Feed()
-	feed.Hurry(time.Second, time.Second, time.Second)
+	feed.Hurry(time.Second, time.Second, 100*time.Millisecond)
 	ctx, cancel := context.WithCancel(t.Context())
 	var both sync.WaitGroup
 	for _, run := range []func(context.Context) error{c.Run, feed.Run} {

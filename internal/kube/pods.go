@@ -5,48 +5,31 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
-	"net/netip"
 	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Speakers returns the addresses of the speakers' Pods by the names of their
-// nodes. It waits until Pods were read once.
-func (c *Cluster) Speakers(ctx context.Context) (map[string]netip.Addr, error) {
-	inf, err := c.informer(ctx, &corev1.Pod{})
-	if err != nil {
-		return nil, err
-	}
-	if !toolscache.WaitForCacheSync(ctx.Done(), inf.HasSynced) {
-		return nil, fmt.Errorf("list the pods of speakers: %w", context.Cause(ctx))
-	}
-	var pods corev1.PodList
-	if err := c.cache.List(ctx, &pods, client.InNamespace(c.opts.Namespace)); err != nil {
-		return nil, fmt.Errorf("list the pods of speakers: %w", err)
-	}
-	out := map[string]netip.Addr{}
-	for i := range pods.Items {
-		p := &pods.Items[i]
-		if p.DeletionTimestamp != nil || p.Spec.NodeName == "" {
-			continue
-		}
-		if a, err := netip.ParseAddr(p.Status.PodIP); err == nil {
-			out[p.Spec.NodeName] = a
-		}
-	}
-	return out, nil
-}
-
-// ownPod is the reference to our own Pod, once it was read.
+// ownPod is the reference to our own Pod, and the name of its DaemonSet, if any, once
+// it was read.
 type ownPod struct {
 	mu  sync.Mutex
 	ref *metav1.OwnerReference
+	set string
+}
+
+// daemonSet returns the name of our DaemonSet as it was read earlier, or "", and
+// whether our Pod was read at all.
+func (c *Cluster) daemonSet() (string, bool) {
+	if !c.pod.mu.TryLock() { // somebody asks the API server, which does not answer
+		return "", false
+	}
+	defer c.pod.mu.Unlock()
+	return c.pod.set, c.pod.ref != nil
 }
 
 // ownPod returns a reference to our own Pod, or nil if we are in none, or in one
@@ -69,6 +52,7 @@ func (c *Cluster) ownPod(ctx context.Context) (*metav1.OwnerReference, error) {
 		return nil, fmt.Errorf("get own pod: %w", err)
 	}
 	c.pod.ref = &metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
+	c.pod.set = daemonSetOf(&pod)
 	return c.pod.ref, nil
 }
 

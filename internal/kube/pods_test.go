@@ -2,7 +2,9 @@ package kube_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/barelb/barelb/internal/core/lb"
 	"github.com/barelb/barelb/internal/kube"
 )
 
@@ -125,4 +128,120 @@ func TestMemberlistSecret(t *testing.T) {
 	if err := nobody.EnsureMemberlistSecret(t.Context(), "memberlist", ""); err == nil {
 		t.Error("a Secret that must not be read is no Secret that is missing")
 	}
+}
+
+// A Pod that is gone may have a successor by now that an API server which is away
+// cannot tell of: while its node is there, the speaker is looked for.
+func TestSpeakersThatWereThere(t *testing.T) {
+	l := newLab(t)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: l.namespace}}
+	l.create(node)
+	pod := func(name, node, addr string) *corev1.Pod {
+		o := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: l.namespace + name, Labels: map[string]string{"component": "speaker"}},
+			Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "x"}}},
+		}
+		l.create(o)
+		editStatus(l, o, func(o *corev1.Pod) { o.Status.PodIP, o.Status.PodIPs = addr, []corev1.PodIP{{IP: addr}} })
+		return o
+	}
+	one, two := pod("-1", node.Name, "192.0.2.1"), pod("-2", "no-such-node", "192.0.2.2")
+	wire := newLine(t)
+	c := l.connect(kube.Options{NodeName: "n1", SpeakerLabels: "component=speaker", Endpoints: true}, wire.through)
+	v := l.watch(c)
+	knows := func(want map[string]netip.Addr) {
+		t.Helper()
+		l.eventually(func() string {
+			got, err := c.Speakers(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}))
+		})
+	}
+	first := map[string]netip.Addr{node.Name: netip.MustParseAddr("192.0.2.1"), "no-such-node": netip.MustParseAddr("192.0.2.2")}
+	knows(first)
+	wire.set(true)
+	knows(first)
+	wire.set(false)
+	l.delete(one)
+	l.delete(two)
+	knows(map[string]netip.Addr{node.Name: netip.MustParseAddr("192.0.2.1")})
+	l.delete(node)
+	v.until(func() string {
+		if slices.ContainsFunc(v.last.Nodes, func(n lb.Node) bool { return n.Name == node.Name }) {
+			return "the node is still there"
+		}
+		return ""
+	})
+	knows(map[string]netip.Addr{})
+}
+
+// A speaker that starts without an API server has what another one knows.
+func TestStartFromASnapshot(t *testing.T) {
+	l := newLab(t)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: l.namespace, Labels: map[string]string{"rack": "7"}}}
+	l.create(node)
+	editStatus(l, node, func(o *corev1.Node) {
+		o.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.7"}}
+	})
+	a, b := l.loadBalancer("a"), l.loadBalancer("b")
+	l.create(a)
+	l.create(b)
+	l.create(l.slice("a-1", "a", endpoint("n1")))
+	l.create(pool("snapshot", "192.0.2.0/24"))
+	other := l.watch(l.connect(kube.Options{NodeName: "n1", Endpoints: true}))
+	data, err := other.feed.Export()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	wire := newLine(t)
+	wire.set(true)
+	c := l.connect(kube.Options{NodeName: node.Name, SpeakerLabels: "component=speaker", Endpoints: true}, wire.through)
+	v := &view{l: l, feed: c.Feed(), orphans: map[lb.Key]bool{}, last: kube.Delta{
+		Services: map[lb.Key]*lb.Service{}, Endpoints: map[lb.Key][]lb.Endpoint{}, Claims: map[netip.Addr][]lb.Holder{},
+	}}
+	l.run(c.Run, v.feed.Run, c.StateWriter().Run, c.ConflictWriter().Run, c.AnnouncementWriter().Run)
+	if err := v.feed.Import(data); err != nil {
+		t.Fatal(err)
+	}
+	<-v.feed.Ready()
+	v.drain()
+	if diff := cmp.Diff(other.last.Services[l.key("a")], v.last.Services[l.key("a")], cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("Service (-exported +imported):\n%s", diff)
+	}
+	if diff := cmp.Diff([]lb.Endpoint{{Node: "n1", Serving: true}}, v.last.Endpoints[l.key("a")]); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(other.last.Nodes, v.last.Nodes, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("nodes (-exported +imported):\n%s", diff)
+	}
+	if v.last.Objects == nil || len(poolNames(v.last.Objects, "snapshot")) != 1 {
+		t.Errorf("objects: %+v", v.last.Objects)
+	}
+	if got, err := c.Speakers(t.Context()); err != nil || got[node.Name] != netip.MustParseAddr("192.0.2.7") {
+		t.Errorf("speakers: %v, %v", got, err)
+	}
+	if leaving, why := c.Departure(t.Context()); leaving {
+		t.Errorf("it leaves: %s", why)
+	}
+
+	// Then the API server is back.
+	l.delete(a)
+	edit(l, b, func(o *corev1.Service) { o.Labels = map[string]string{"app": "b"} })
+	wire.set(false)
+	v.until(func() string {
+		if v.last.Services[l.key("a")] != nil || v.last.Services[l.key("b")].Labels["app"] != "b" {
+			return fmt.Sprintf("services: %v", v.last.Services)
+		}
+		return ""
+	})
+	l.eventually(func() string {
+		got, err := c.Speakers(t.Context())
+		if err != nil || len(got) > 0 {
+			return fmt.Sprintf("speakers: %v, %v", got, err)
+		}
+		return ""
+	})
 }

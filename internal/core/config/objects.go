@@ -115,6 +115,9 @@ type BGPPeer struct {
 	PasswordSecret                       string // name; looked up in our own namespace
 	BFDProfile                           string
 	MultiHop, GracefulRestart, DualStack bool
+	// Withheld says that the peer has a password that this copy of it leaves out:
+	// it comes from another speaker, while the API server cannot be reached.
+	Withheld bool
 }
 
 // CommunityList is the spec of a Community object: aliases and their values.

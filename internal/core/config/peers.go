@@ -159,6 +159,14 @@ func (ps *problems) peerTimers(o *BGPPeer, peer *lb.Peer) {
 }
 
 func (ps *problems) peerPassword(o *BGPPeer, objs Objects) string {
+	if o.Withheld {
+		field := "spec.password"
+		if o.PasswordSecret != "" {
+			field = "spec.passwordSecret"
+		}
+		ps.add(field, lb.PasswordUnknown, "the password is not known here until the API server can be reached: there is no session before")
+		return ""
+	}
 	if o.PasswordSecret == "" {
 		return o.Password
 	}

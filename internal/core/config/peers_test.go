@@ -121,6 +121,8 @@ func TestBadPeers(t *testing.T) {
 		"no such secret":          {func(p *config.BGPPeer) { p.PasswordSecret = "nope" }, "spec.passwordSecret", lb.UnknownReference},
 		"secret of another type":  {func(p *config.BGPPeer) { p.PasswordSecret = "opaque" }, "spec.passwordSecret", lb.InvalidField},
 		"secret without password": {func(p *config.BGPPeer) { p.PasswordSecret = "no-key" }, "spec.passwordSecret", lb.InvalidField},
+		"password withheld":       {func(p *config.BGPPeer) { p.Withheld = true }, "spec.password", lb.PasswordUnknown},
+		"secret withheld":         {func(p *config.BGPPeer) { p.Withheld, p.PasswordSecret = true, "s" }, "spec.passwordSecret", lb.PasswordUnknown},
 		"bad node selector":       {func(p *config.BGPPeer) { p.NodeSelectors = []lb.Selector{label("!", "")} }, "spec.nodeSelectors[0]", lb.InvalidField},
 		"node selector twice":     {func(p *config.BGPPeer) { p.NodeSelectors = []lb.Selector{{}, {}} }, "spec.nodeSelectors[1]", lb.InvalidField},
 	} {

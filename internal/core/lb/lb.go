@@ -156,6 +156,17 @@ type Endpoint struct {
 	Serving bool
 }
 
+// Compare orders endpoints by node, then those that do not serve first.
+func (e Endpoint) Compare(o Endpoint) int {
+	if c := strings.Compare(e.Node, o.Node); c != 0 || e.Serving == o.Serving {
+		return c
+	}
+	if o.Serving {
+		return -1
+	}
+	return 1
+}
+
 // Node is what BareLB knows of one node.
 type Node struct {
 	Name               string

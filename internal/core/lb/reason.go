@@ -46,4 +46,5 @@ const (
 	Overlap          Reason = "Overlap"          // it claims addresses of an older pool
 	Conflict         Reason = "Conflict"         // it contradicts another object
 	NotSupported     Reason = "NotSupported"     // understood, but without effect in this version
+	PasswordUnknown  Reason = "PasswordUnknown"  // it is at the API server, which cannot be reached
 )
