@@ -87,6 +87,7 @@ type Cluster struct {
 	unsent     atomic.Int64 // Events, or more where some are never sent
 	pod        ownPod
 	speakers   speakerList
+	claimed    claimedEvents
 	feed       atomic.Pointer[Feed] // the last one that was made, or nil
 }
 

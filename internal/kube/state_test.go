@@ -3,6 +3,7 @@ package kube_test
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -222,6 +223,27 @@ func TestServiceEvents(t *testing.T) {
 			`metallb-controller Normal Service/IPAllocated: Assigned IP ["192.0.2.1"] (1)`,
 			"metallb-controller Warning Service/not enough clusterips: " + strings.Repeat("long ", 500) + " (1)",
 		}, l.events(a))
+	})
+}
+
+func TestClaimedOnWireIsAnEventOfTheService(t *testing.T) {
+	l := newLab(t)
+	a := l.loadBalancer("a")
+	l.create(a)
+	c := l.connect(kube.Options{NodeName: "n1"})
+	l.watch(c)
+	svc := &lb.Service{Key: l.key("a"), UID: string(a.UID)}
+	w := lb.WireConflict{Addr: netip.MustParseAddr("192.0.2.1"), MAC: "02:00:00:00:00:01", Node: "n1", Link: "eth0"}
+	if !c.AddressClaimed(svc, w) || c.AddressClaimed(svc, w) {
+		t.Error("the first one is recorded, one right after it is not")
+	}
+	w.Addr = netip.MustParseAddr("2001:db8::1")
+	if !c.AddressClaimed(svc, w) {
+		t.Error("another address has a limit of its own")
+	}
+	const text = "metallb-speaker Warning Service/AddressClaimedOnWire: another host claims %s: MAC 02:00:00:00:00:01, heard on link eth0 of node n1, which answers for it (1)"
+	l.eventually(func() string {
+		return cmp.Diff([]string{fmt.Sprintf(text, "192.0.2.1"), fmt.Sprintf(text, "2001:db8::1")}, l.events(a))
 	})
 }
 

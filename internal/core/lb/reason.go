@@ -34,9 +34,10 @@ const (
 	NoEndpoint                  Reason = "NoEndpoint"                  // nothing serves
 	NoLocalEndpoint             Reason = "NoLocalEndpoint"             // nothing serves on this node (externalTrafficPolicy Local)
 	NodeNetworkUnavailable      Reason = "NodeNetworkUnavailable"
-	NodeExcluded                Reason = "NodeExcluded" // exclude-from-external-load-balancers
-	NoPeer                      Reason = "NoPeer"       // no BGPPeer takes it on this node
-	NotAnnounced                Reason = "NotAnnounced" // no node announces it, whatever the reason of each
+	NodeExcluded                Reason = "NodeExcluded"         // exclude-from-external-load-balancers
+	NoPeer                      Reason = "NoPeer"               // no BGPPeer takes it on this node
+	AddressClaimedOnWire        Reason = "AddressClaimedOnWire" // another host answers for what this node answers for
+	NotAnnounced                Reason = "NotAnnounced"         // no node announces it, whatever the reason of each
 )
 
 // Reasons why an object is set aside.

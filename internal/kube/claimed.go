@@ -1,0 +1,56 @@
+package kube
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// claimedInterval is the least time between two Events about one address of one
+// Service that somebody else claims.
+const claimedInterval = 10 * time.Second
+
+// claimedEvents remembers which Events were recorded lately.
+type claimedEvents struct {
+	mu   sync.Mutex
+	last map[claimed]time.Time
+}
+
+type claimed struct {
+	addr netip.Addr
+	svc  lb.Key
+}
+
+// AddressClaimed records the Event AddressClaimedOnWire on a Service: another host
+// claims an address of it that this node answers for. w says who was heard where. Of
+// each address and Service it records at most one in 10 s, and returns whether it did.
+func (c *Cluster) AddressClaimed(svc *lb.Service, w lb.WireConflict) bool {
+	if !c.claimed.allow(claimed{w.Addr, svc.Key}, time.Now()) {
+		return false
+	}
+	c.ServiceEvent(svc, true, string(lb.AddressClaimedOnWire), fmt.Sprintf(
+		"another host claims %s: MAC %s, heard on link %s of node %s, which answers for it", w.Addr, w.MAC, w.Link, w.Node))
+	return true
+}
+
+// allow reports whether there was none of it lately, and counts this one.
+func (e *claimedEvents) allow(what claimed, now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for k, at := range e.last { // few: those of the last seconds
+		if now.Sub(at) >= claimedInterval {
+			delete(e.last, k)
+		}
+	}
+	if _, lately := e.last[what]; lately {
+		return false
+	}
+	if e.last == nil {
+		e.last = map[claimed]time.Time{}
+	}
+	e.last[what] = now
+	return true
+}
