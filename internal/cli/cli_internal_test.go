@@ -102,7 +102,7 @@ func TestMembersFlags(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := good
 			c.edit(&f)
-			m, err := newMembers(f, &kube.Cluster{}, slog.New(slog.DiscardHandler))
+			m, err := newMembers(f, &kube.Cluster{}, nil, nil, nil, nil, slog.New(slog.DiscardHandler))
 			if (m != nil) != c.members || (err == nil) != (c.err == "") || err != nil && !strings.HasPrefix(err.Error(), c.err) {
 				t.Errorf("got %v, %v", m, err)
 			}

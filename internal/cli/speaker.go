@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,11 +13,13 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/barelb/barelb/internal/bgp"
+	core "github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/plan"
 	"github.com/barelb/barelb/internal/kube"
 	"github.com/barelb/barelb/internal/layer2"
@@ -31,8 +35,49 @@ type speakerFlags struct {
 	nodeName, mlBindAddr, mlLabels, mlSecretPath string
 	mlBindPort                                   int
 	wan, ignoreExclude, probeAddresses           bool
-	host, excludeFile                            string
+	host, excludeFile, mlTuning                  string
+
+	profile, probe                    string
+	interval, caretakerTimeout, drain time.Duration
+	multiplier                        int
 }
+
+// check refuses what cannot be, and fills in what the profile says.
+func (f *speakerFlags) check() error {
+	interval, multiplier, err := liveness.Profile(f.profile)
+	if err != nil {
+		return fmt.Errorf("--l2-profile: %w", err)
+	}
+	f.interval = cmp.Or(f.interval, interval)
+	f.multiplier = cmp.Or(f.multiplier, multiplier)
+	switch {
+	case f.nodeName == "":
+		return errors.New("--node-name: say which node this is, as Kubernetes names it, or set METALLB_NODE_NAME")
+	case f.interval < minProbeInterval || f.interval > maxProbeInterval:
+		return fmt.Errorf("--l2-probe-interval: %s is not between %s and %s", f.interval, minProbeInterval, maxProbeInterval)
+	case f.multiplier < 2 || f.multiplier > maxProbeMultiplier:
+		return fmt.Errorf("--l2-probe-multiplier: %d is not between 2 and %d", f.multiplier, maxProbeMultiplier)
+	case f.caretakerTimeout < time.Second:
+		return fmt.Errorf("--caretaker-timeout: %s is less than a second", f.caretakerTimeout)
+	case f.drain < 0 || f.drain > maxDrain:
+		return fmt.Errorf("--drain-time: %s is not between 0 and %s", f.drain, maxDrain)
+	}
+	if _, ok := probeMethods[f.probe]; !ok {
+		return fmt.Errorf("--l2-probe: %q is none of arp, icmp and off", f.probe)
+	}
+	return nil
+}
+
+// Bounds of the flags: a shorter interval is below what a busy machine's clock can do.
+const (
+	minProbeInterval   = 10 * time.Millisecond
+	maxProbeInterval   = 10 * time.Second
+	maxProbeMultiplier = 50
+	maxDrain           = 10 * time.Minute
+	defaultDrain       = 10 * time.Second
+)
+
+var probeMethods = map[string]core.Method{"arp": core.ARP, "icmp": core.ICMP, "off": core.Off}
 
 func speakerCommand(stderr io.Writer) *cobra.Command {
 	var f speakerFlags
@@ -50,8 +95,8 @@ announcing.`,
 			if err := f.fill(); err != nil {
 				return err
 			}
-			if f.nodeName == "" {
-				return fmt.Errorf("--node-name: say which node this is, as Kubernetes names it, or set METALLB_NODE_NAME")
+			if err := f.check(); err != nil {
+				return err
 			}
 			return runSpeaker(cmd.Context(), f, log)
 		},
@@ -71,6 +116,13 @@ announcing.`,
 	fl.BoolVar(&f.ignoreExclude, "ignore-exclude-lb", false, "announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too")
 	fl.BoolVar(&f.probeAddresses, "probe-addresses", true, "ask the network, by ARP and NDP, who uses the addresses of pools that are given next; what a host outside the cluster uses is not given")
 	fl.StringVar(&f.excludeFile, "exclude-l2-config", "/etc/metallb/excludel2.yaml", "file that names the links to leave out, by regular expressions; it may be missing")
+	fl.StringVar(&f.profile, "l2-profile", "default", "how fast a node that fails is noticed: default (probes each 100 ms) or fast (each 50 ms)")
+	fl.DurationVar(&f.interval, "l2-probe-interval", 0, "time between two probes of a node, 10ms to 10s (default: of the profile)")
+	fl.IntVar(&f.multiplier, "l2-probe-multiplier", 0, "how many probes in a row must be unanswered, 2 to 50 (default: 3)")
+	fl.StringVar(&f.probe, "l2-probe", "arp", "how nodes are probed: arp (Neighbor Solicitations for IPv6), icmp for switches that police ARP, or off: memberlist alone")
+	fl.DurationVar(&f.caretakerTimeout, "caretaker-timeout", time.Minute, "how long a speaker may be away on a node that lives until its addresses are others'")
+	fl.DurationVar(&f.drain, "drain-time", defaultDrain, "how long a planned move of an address leaves those who use the former owner with it")
+	fl.StringVar(&f.mlTuning, "ml-config", "/etc/metallb/memberlist/config.json", "file of memberlist's parameters; it may be missing")
 	fl.StringVar(&f.host, "host", env("METALLB_HOST", ""), "address of this node, the first choice for a router ID (METALLB_HOST)")
 	ignored(fl, []string{"frrk8s-secret-passthrough"}, []string{"frrk8s-namespace", "bgp-debounce-timeout"})
 	return cmd
@@ -90,7 +142,19 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	}
 	reg := cluster.Registry()
 	links := link.New(log)
-	l2 := layer2.New(layer2.Config{Log: log, Links: links, Exclude: exclude, Registerer: reg})
+	var s *speaker.Speaker // set before anything that uses it runs
+	members, err := newMembers(f, cluster, reg, links, exclude, func(ctx context.Context, from string, msg []byte) error { return s.Told(ctx, from, msg) }, log)
+	if err != nil {
+		return err
+	}
+	var fresh func() bool
+	if members != nil {
+		fresh = members.Fresh
+	}
+	l2 := layer2.New(layer2.Config{
+		Log: log, Links: links, Exclude: exclude, Registerer: reg, Fresh: fresh,
+		OnClaim: func(c layer2.Claim) { s.Claimed(c.Addr, c.MAC, c.Link) },
+	})
 	routers := bgp.New(bgp.Config{NodeName: f.nodeName, NodeAddrs: nodeAddrs(f.host, exclude, links), Log: log})
 	if err := reg.Register(routers); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
@@ -100,10 +164,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 		Log: log, Options: plan.Options{Node: f.nodeName, IgnoreExcluded: f.ignoreExclude},
 		Feed: feed, L2: l2, BGP: routers, State: state, Events: cluster,
 		Metrics: kube.NewClientMetrics(reg), Announced: speaker.NewAnnounced(reg, f.nodeName),
-	}
-	members, err := newMembers(f, cluster, log)
-	if err != nil {
-		return err
+		Drain: f.drain, Reassert: func(a netip.Addr) { l2.Reassert(a) },
 	}
 	if members != nil {
 		deps.Members = members
@@ -112,12 +173,12 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	conflicts := cluster.ConflictWriter()
 	prober := newProber(f, links, exclude, reg, log)
 	deps.Wire = newWire(f.nodeName, prober, conflicts)
-	s := speaker.New(deps)
+	s = speaker.New(deps)
 	log.Info("starting speaker", "version", version(), "node", f.nodeName, "namespace", f.namespace)
 
-	// Tasks stop in reverse: planning first, so that what is announced stays as
-	// it is; then the others hear that we leave and take over; then routes are
-	// withdrawn and ARP falls silent; the API server is left last.
+	// Tasks stop in reverse: first the others are told whether this is a restart or a
+	// farewell, and take care or take over; then planning ends, so that what is announced
+	// stays as it is; routes are withdrawn and ARP falls silent; the API server is left last.
 	tasks := task.New(log)
 	if err := serve(ctx, tasks, cluster, f.common, "127.0.0.1", s.Ready()); err != nil {
 		return err
@@ -131,6 +192,10 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	if members != nil {
 		tasks.Go(ctx, "members", members.Run)
 	}
+	if members != nil {
+		members.Serve(stateOfCluster, feed.Export)
+		tasks.Go(ctx, "state from others", func(ctx context.Context) error { return learn(ctx, members, feed, log) })
+	}
 	tasks.Go(ctx, "address conflicts", conflicts.Run)
 	if prober != nil {
 		tasks.Go(ctx, "probes", prober.Run)
@@ -138,6 +203,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	tasks.Go(ctx, "wire", deps.Wire.Run)
 	tasks.Go(ctx, "feed", feed.Run)
 	tasks.Go(ctx, "plan", s.Run)
+	tasks.Go(ctx, "departure", func(ctx context.Context) error { return depart(ctx, cluster, s) })
 	return tasks.Wait(ctx)
 }
 
@@ -172,8 +238,12 @@ func newWire(node string, p *probe.Prober, w *kube.ConflictWriter) *speaker.Wire
 	return speaker.NewWire(node, p, w)
 }
 
-// newMembers returns the membership among speakers, or nil if it is not asked for.
-func newMembers(f speakerFlags, cluster *kube.Cluster, log *slog.Logger) (*liveness.Runner, error) {
+// newMembers returns the company of speakers, or nil if it is not asked for. told gets what
+// other speakers say that they are about.
+func newMembers(
+	f speakerFlags, cluster *kube.Cluster, reg prometheus.Registerer, watcher *link.Watcher, exclude []*regexp.Regexp,
+	told func(context.Context, string, []byte) error, log *slog.Logger,
+) (*liveness.Runner, error) {
 	if f.mlBindAddr == "" || f.mlLabels == "" {
 		log.Warn("speakers do not watch each other: without --ml-bindaddr and --ml-labels nobody takes over from a node that fails")
 		return nil, nil //nolint:nilnil // no membership is no error
@@ -191,7 +261,9 @@ func newMembers(f speakerFlags, cluster *kube.Cluster, log *slog.Logger) (*liven
 	}
 	return liveness.New(liveness.Config{
 		NodeName: f.nodeName, BindAddr: f.mlBindAddr, BindPort: f.mlBindPort, Secret: secret, WAN: f.wan,
-		Log: log, Speakers: cluster.Speakers,
+		Log: log, Speakers: cluster.Speakers, Tuning: f.mlTuning, Links: watcher, Exclude: exclude,
+		Interval: f.interval, Multiplier: f.multiplier, CaretakerTimeout: f.caretakerTimeout, Probe: probeMethods[f.probe],
+		Told: told, Registerer: reg, Local: watcher.Local,
 	}), nil
 }
 
@@ -215,5 +287,55 @@ func nodeAddrs(host string, exclude []*regexp.Regexp, watcher *link.Watcher) fun
 			}
 		}
 		return out
+	}
+}
+
+// depart waits until the process shall end, and tells the other speakers what that is.
+func depart(ctx context.Context, cluster *kube.Cluster, s *speaker.Speaker) error {
+	<-ctx.Done()
+	ctx = context.WithoutCancel(ctx)
+	if leaving, why := cluster.Departure(ctx); leaving {
+		s.Leave(ctx, why)
+	} else {
+		s.Restart(ctx)
+	}
+	return nil
+}
+
+const (
+	// stateOfCluster is what speakers ask each other for when they start without the API
+	// server.
+	stateOfCluster = "state"
+	// learnAfter is how long a speaker that starts waits for the API server.
+	learnAfter = 3 * time.Second
+	learnAgain = time.Second
+)
+
+// learn gets the state of the cluster from another speaker if the API server does not give
+// it: what is announced here shall not wait for that.
+func learn(ctx context.Context, members *liveness.Runner, feed *kube.Feed, log *slog.Logger) error {
+	for wait := learnAfter; ; wait = learnAgain {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-feed.Ready():
+			<-ctx.Done()
+			return nil
+		case <-time.After(wait):
+		}
+		for name, n := range members.View().Nodes {
+			if !n.Member || n.Facts == nil || n.Facts.Phase != core.Serving {
+				continue
+			}
+			b, err := members.Fetch(ctx, name, stateOfCluster)
+			if err == nil {
+				err = feed.Import(b)
+			}
+			if err == nil {
+				log.Warn("the API server does not answer: this speaker begins with what another one knows", "node", name)
+				break
+			}
+			log.Debug("state of the cluster not learned", "node", name, "err", err)
+		}
 	}
 }

@@ -10,8 +10,9 @@ import (
 
 // Announced is the metric of what this node announces, by MetalLB's name.
 type Announced struct {
-	node  string
-	gauge *prometheus.GaugeVec
+	node    string
+	gauge   *prometheus.GaugeVec
+	foreign prometheus.Counter
 }
 
 // NewAnnounced registers the metric.
@@ -21,6 +22,7 @@ func NewAnnounced(reg prometheus.Registerer, node string) *Announced {
 		Help: "1 for each address of a Service that this node means to announce.",
 	}, []string{"service", "protocol", "node", "ip"})}
 	reg.MustRegister(a.gauge)
+	a.foreign = newForeign(reg)
 	return a
 }
 

@@ -10,14 +10,14 @@ package speaker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
+	"time"
 
 	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/handover"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/plan"
 	"github.com/barelb/barelb/internal/kube"
 )
@@ -29,9 +29,21 @@ type (
 		Ready() <-chan struct{}
 		Drain() kube.Delta
 	}
+	// members is the other speakers: what is known of them, and what they are told.
 	members interface {
-		Alive() map[string]bool
+		// View returns what is known of all nodes; nobody is in it until others could answer.
+		View() *liveness.View
+		// Changed signals that View changed, or that there are claims to drain.
 		Changed() <-chan struct{}
+		// DrainClaims returns who else claims the addresses of which that changed.
+		DrainClaims() map[netip.Addr][]liveness.Claimant
+		// Former returns what the speaker before this one claimed, on this node.
+		Former() map[netip.Addr]uint32
+		// SetClaims says which claims of this node changed.
+		SetClaims(changes []liveness.Change)
+		SetPhase(p liveness.Phase)
+		// Tell delivers a message to the speaker of a node, and returns when it has taken it.
+		Tell(ctx context.Context, node string, msg []byte) error
 	}
 	announcer[T any] interface {
 		Apply(ctx context.Context, want T) error
@@ -44,6 +56,9 @@ type (
 	}
 	eventer interface {
 		ServiceEvent(svc *lb.Service, warning bool, reason, message string)
+		// AddressClaimed records that a host outside the cluster claims an address of svc,
+		// unless that was recorded lately. It returns whether it did.
+		AddressClaimed(svc *lb.Service, w lb.WireConflict) bool
 	}
 	counters interface {
 		Update(err error)
@@ -63,6 +78,12 @@ type Deps struct {
 	Status  statusWriter // of what is announced, with its Events; nil: there are Events alone
 	Events  eventer
 	Metrics counters
+	// Drain is how long a planned move of an address leaves those who use the former owner
+	// with it.
+	Drain time.Duration
+	// Reassert tells the links again that this node has an address; it does not block. nil
+	// does nothing.
+	Reassert func(netip.Addr)
 	// Announced counts what this node announces.
 	Announced *Announced
 	// Wire is told of what the plan learns; nil asks about no addresses.
@@ -82,7 +103,26 @@ type Speaker struct {
 	reported bool             // anything was
 	joined   bool             // it is known who lives
 	told     bool             // Status was told anything
+
+	book    *handover.Book
+	claims  map[netip.Addr][]liveness.Claimant // of others
+	former  map[netip.Addr]uint32              // of the speaker before this one, while that matters
+	nodes   []lb.Node
+	wants   handover.Wants        // of the last plan
+	claimed map[netip.Addr]uint32 // what the others were told that we claim
+	view    *liveness.View        // at the last step
+	phase   liveness.Phase        // to tell the others, once the plan is in force
+
+	formerUntil           time.Time
+	unreadyAt, handoverAt time.Time // when to decide again; zero: not by time
+	requests              chan func()
+	foreign               chan foreign
+	answering             int           // addresses that this node answers for
+	changed               chan struct{} // answering has
 }
+
+// unreadyGrace is how long a node may be not Ready before others own its addresses.
+const unreadyGrace = 10 * time.Second
 
 // shown is what the outside was told of one Service.
 type shown struct {
@@ -95,6 +135,8 @@ func New(d Deps) *Speaker {
 	return &Speaker{
 		Deps: d, ready: make(chan struct{}), planner: plan.New(d.Options),
 		services: map[lb.Key]*lb.Service{}, shown: map[lb.Key]shown{},
+		book:   handover.New(handover.Options{Node: d.Options.Node, Drain: d.Drain}),
+		claims: map[netip.Addr][]liveness.Claimant{}, phase: liveness.Serving, requests: make(chan func()), foreign: make(chan foreign, 64), changed: make(chan struct{}, 1),
 	}
 }
 
@@ -130,6 +172,11 @@ func (s *Speaker) Run(ctx context.Context) error {
 			return nil
 		case <-s.Feed.Changed():
 		case <-alive:
+		case <-s.due():
+		case do := <-s.requests:
+			do()
+		case f := <-s.foreign:
+			s.contest(f)
 		}
 	}
 }
@@ -138,13 +185,16 @@ func (s *Speaker) Run(ctx context.Context) error {
 func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 	s.take(d)
 	desired := s.planner.Plan()
-	err := errors.Join(s.L2.Apply(ctx, desired.L2), s.BGP.Apply(ctx, desired.BGP))
+	err := errors.Join(s.applyL2(ctx, desired), s.BGP.Apply(ctx, desired.BGP))
 	for _, key := range desired.Changed {
 		s.show(key)
 	}
 	s.reportStatus(desired.Changed)
 	if d.Objects != nil || d.Nodes != nil {
 		s.reportConfig(desired.Problems)
+	}
+	if s.Members != nil && s.joined {
+		s.Members.SetPhase(s.phase)
 	}
 	return err
 }
@@ -160,103 +210,21 @@ func (s *Speaker) take(d kube.Delta) {
 		s.planner.SetService(key, &plan.Service{Service: *svc, Endpoints: d.Endpoints[key]})
 	}
 	if d.Nodes != nil {
+		s.nodes = d.Nodes
 		s.planner.SetNodes(d.Nodes)
 	}
+	unready, at := plan.Unready(s.nodes, time.Now(), unreadyGrace)
+	s.planner.SetUnready(unready)
+	s.unreadyAt = at
 	if d.Objects != nil {
 		s.cfg = config.Parse(*d.Objects, s.cfg)
 		s.planner.SetConfig(s.cfg)
 	}
 	var alive map[string]bool
 	if s.Members != nil {
-		alive = s.Members.Alive()
-		s.planner.SetAlive(alive)
-		s.joined = s.joined || len(alive) > 0
+		alive = s.takeLiveness()
 	}
 	if s.Wire != nil {
 		s.Wire.tell(d, s.cfg, alive)
-	}
-}
-
-// reportStatus hands on what this node announces of the Services that changed: at
-// first of all, be there none. It begins once it is known who lives. Until then no
-// node owns anything, for some seconds, and what our predecessor has written of its
-// addresses would be deleted and written again.
-func (s *Speaker) reportStatus(changed []lb.Key) {
-	switch {
-	case s.Status == nil, s.Members != nil && !s.joined, s.told && len(changed) == 0:
-		return
-	case !s.told:
-		changed = slices.Collect(maps.Keys(s.planner.Verdicts()))
-	}
-	s.told = true
-	now := make(map[lb.Key]kube.Announcing, len(changed))
-	for _, key := range changed {
-		var a kube.Announcing
-		if v, svc := s.planner.Verdict(key), s.services[key]; v != nil && svc != nil {
-			a.UID, a.Addrs = svc.UID, v.Addrs
-			if v.L2.Reason == lb.Announced {
-				a.L2, a.Links = true, v.Links
-			}
-			if v.BGP.Reason == lb.Announced {
-				a.Peers = v.Peers
-			}
-		}
-		now[key] = a
-	}
-	s.Status.Set(now)
-}
-
-// reportConfig publishes what is wrong with the configuration, here.
-func (s *Speaker) reportConfig(here []config.Problem) {
-	if s.cfg == nil {
-		return
-	}
-	problems := slices.Concat(s.cfg.Problems, here)
-	if s.reported && slices.Equal(problems, s.problems) {
-		return
-	}
-	known := s.problems
-	s.problems, s.reported = problems, true
-	s.Metrics.Config(len(problems) > 0)
-	for _, p := range config.NewProblems(problems, known) {
-		s.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
-	}
-	s.State.Set(kube.State{Problems: problems})
-}
-
-// show tells metrics, Events and the log what became of one Service.
-func (s *Speaker) show(key lb.Key) {
-	v, old := s.planner.Verdict(key), s.shown[key]
-	now := shown{}
-	if v != nil {
-		now = shown{l2: v.L2.Reason == lb.Announced, bgp: v.BGP.Reason == lb.Announced, addrs: v.Addrs}
-	}
-	moved := !slices.Equal(old.addrs, now.addrs)
-	s.showProtocol(key, "layer2", old.l2 && (moved || !now.l2), now.l2 && (moved || !old.l2), old.addrs, now.addrs)
-	s.showProtocol(key, "bgp", old.bgp && (moved || !now.bgp), now.bgp && (moved || !old.bgp), old.addrs, now.addrs)
-	if s.shown[key] = now; v == nil || !now.l2 && !now.bgp {
-		delete(s.shown, key)
-	}
-	if v != nil {
-		s.Log.Debug("verdict", "service", key.String(), "layer2", string(v.L2.Reason), "bgp", string(v.BGP.Reason), "owner", v.Owner)
-	}
-}
-
-// showProtocol says that announcing stopped for the addresses was, and started
-// for the addresses is.
-//
-//nolint:revive // two flags that are two facts
-func (s *Speaker) showProtocol(key lb.Key, protocol string, stopped, started bool, was, is []netip.Addr) {
-	if stopped {
-		s.Announced.remove(key, protocol, was)
-		s.Log.Info("withdrawn", "service", key.String(), "addr", fmt.Sprint(was), "protocol", protocol)
-	}
-	if !started {
-		return
-	}
-	s.Announced.add(key, protocol, is)
-	s.Log.Info("announced", "service", key.String(), "addr", fmt.Sprint(is), "protocol", protocol)
-	if svc := s.services[key]; svc != nil && s.Status == nil {
-		s.Events.ServiceEvent(svc, false, kube.EventNodeAssigned, kube.NodeAssigned(s.Options.Node, protocol))
 	}
 }

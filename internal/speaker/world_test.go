@@ -19,6 +19,7 @@ import (
 
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/plan"
 	"github.com/barelb/barelb/internal/kube"
 	"github.com/barelb/barelb/internal/speaker"
@@ -40,6 +41,9 @@ type world struct {
 	delta    kube.Delta
 	objects  config.Objects
 	alive    map[string]bool
+	view     *liveness.View // instead of alive
+	claims   map[netip.Addr][]liveness.Claimant
+	former   map[netip.Addr]uint32
 	applyErr error // of layer2
 	applied  map[string]string
 	applies  int
@@ -131,7 +135,7 @@ func (w *world) check(want string) {
 	got := strings.Join(w.lines, "\n") + "\n"
 	w.lines = nil
 	want = strings.ReplaceAll(strings.TrimLeft(want, "\n"), "\t", "")
-	if diff := gocmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
 		w.t.Errorf("wrong transcript (-want +got):\n%s", diff)
 	}
 }
@@ -209,6 +213,12 @@ func (w *world) ServiceEvent(svc *lb.Service, _ bool, reason, message string) {
 	w.say("event on %s: %s: %s", svc.Key.Name, reason, message)
 }
 
+// AddressClaimed prints an Event.
+func (w *world) AddressClaimed(svc *lb.Service, c lb.WireConflict) bool {
+	w.say("event on %s: %s is claimed by %s on %s of %s", svc.Key.Name, c.Addr, c.MAC, c.Link, c.Node)
+	return true
+}
+
 // Update prints failures.
 func (w *world) Update(err error) {
 	if err != nil {
@@ -221,7 +231,57 @@ func (w *world) Config(stale bool) { w.say("configuration stale: %t", stale) }
 
 type members struct{ w *world }
 
-func (m members) Alive() map[string]bool { return maps.Clone(m.w.alive) }
+// View knows of MetalLB's speakers by alive, or of ours by view.
+func (m members) View() *liveness.View {
+	if m.w.view != nil {
+		return m.w.view
+	}
+	v := &liveness.View{Nodes: map[string]liveness.Node{}}
+	for n := range m.w.alive {
+		v.Nodes[n] = liveness.Node{Member: true}
+	}
+	return v
+}
+
+// DrainClaims returns what was claimed since.
+func (m members) DrainClaims() map[netip.Addr][]liveness.Claimant {
+	now := map[netip.Addr][]liveness.Claimant{}
+	maps.Copy(now, m.w.claims)
+	m.w.claims = nil
+	return now
+}
+
+// Former returns what the speaker before this one claimed.
+func (m members) Former() map[netip.Addr]uint32 { return m.w.former }
+
+// SetClaims prints what this node claims.
+func (m members) SetClaims(changes []liveness.Change) {
+	if m.w.view == nil {
+		return
+	}
+	for _, c := range changes {
+		if c.Withdrawn {
+			m.w.say("claims %s no more", c.Addr)
+		} else {
+			m.w.say("claims %s, term %d", c.Addr, c.Term)
+		}
+	}
+}
+
+// SetPhase prints the phase when it changes.
+func (m members) SetPhase(p liveness.Phase) {
+	if m.w.view != nil {
+		m.w.apply("phase", phases[p])
+	}
+}
+
+var phases = map[liveness.Phase]string{liveness.Serving: "serving", liveness.Restarting: "restarting", liveness.Leaving: "leaving"}
+
+// Tell prints who is told.
+func (m members) Tell(_ context.Context, node string, _ []byte) error {
+	m.w.say("told: %s", node)
+	return nil
+}
 
 func (m members) Changed() <-chan struct{} { return m.w.aliveChanged }
 
@@ -231,7 +291,18 @@ type layer2 struct{ w *world }
 func (l layer2) Apply(_ context.Context, want lb.L2) error {
 	var addrs []string
 	for _, a := range slices.SortedFunc(maps.Keys(want), netip.Addr.Compare) {
-		addrs = append(addrs, a.String())
+		text := a.String()
+		switch {
+		case want[a].Role == lb.Yield:
+			text += " (yields)"
+		case want[a].Role == lb.Caretake:
+			text += fmt.Sprintf(" (caretaker, %v)", want[a].MACs)
+		case want[a].Tell == lb.TellNever:
+			text += " (quietly)"
+		case want[a].Tell == lb.TellSlowly:
+			text += " (resumes)"
+		}
+		addrs = append(addrs, text)
 	}
 	l.w.applies++
 	l.w.apply("layer2", strings.Join(addrs, " "))
@@ -280,6 +351,9 @@ func (w *world) announced() string {
 	}
 	var out []string
 	for _, f := range families {
+		if f.GetName() != "metallb_speaker_announced" {
+			continue
+		}
 		for _, m := range f.Metric {
 			line := f.GetName()
 			for _, l := range m.Label {

@@ -35,8 +35,11 @@ const (
 	NoLocalEndpoint             Reason = "NoLocalEndpoint"             // nothing serves on this node (externalTrafficPolicy Local)
 	NodeNetworkUnavailable      Reason = "NodeNetworkUnavailable"
 	NodeExcluded                Reason = "NodeExcluded"         // exclude-from-external-load-balancers
+	NodeLeaving                 Reason = "NodeLeaving"          // it is drained, or shuts down
+	NodeUnfit                   Reason = "NodeUnfit"            // others have a link, a prefix or a condition that it lacks
+	Caretaker                   Reason = "Caretaker"            // it answers for the owner, whose speaker is down
 	NoPeer                      Reason = "NoPeer"               // no BGPPeer takes it on this node
-	AddressClaimedOnWire        Reason = "AddressClaimedOnWire" // another host answers for what this node answers for
+	AddressClaimedOnWire        Reason = "AddressClaimedOnWire" // a host outside the cluster says that it has it
 	NotAnnounced                Reason = "NotAnnounced"         // no node announces it, whatever the reason of each
 )
 

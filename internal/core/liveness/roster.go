@@ -33,8 +33,11 @@ type Roster struct {
 // peer is what is known of another speaker.
 type peer struct {
 	Record
-	member bool
-	left   time.Time // when it ceased to be a member; meaningless while it is one
+	// inherited are claims that its forerunner on the node made. They count until it
+	// serves: till then the node's addresses are taken care of for it.
+	inherited map[netip.Addr]bool
+	member    bool
+	left      time.Time // when it ceased to be a member; meaningless while it is one
 }
 
 // drained is what changed since it was asked for.
@@ -90,20 +93,10 @@ func (r *Roster) SetClaims(changes []Change) bool {
 }
 
 // Tell returns encoded deltas, of at most limit bytes each, that tell the others what
-// changed since the last call. Facts that do not fit are left out: who misses their
-// number asks for the record.
+// changed since the last call: claims first, for who serves shall have claimed. Facts
+// that do not fit are left out: who misses their number asks for the record.
 func (r *Roster) Tell(limit int) [][]byte {
 	var out [][]byte
-	if r.news {
-		r.news = false
-		d := r.next()
-		d.Facts = r.own.Facts
-		if b := d.Append(nil); len(b) <= limit {
-			out = append(out, b)
-		} else {
-			out = append(out, r.Head())
-		}
-	}
 	addrs := slices.SortedFunc(maps.Keys(r.unsaid), netip.Addr.Compare)
 	r.unsaid = map[netip.Addr]bool{}
 	const most = 17 + 1 + binary.MaxVarintLen32 // bytes of a change
@@ -115,6 +108,16 @@ func (r *Roster) Tell(limit int) [][]byte {
 			d.Changes = append(d.Changes, Change{Claim{a, term}, !claimed})
 		}
 		out = append(out, d.Append(nil))
+	}
+	if r.news {
+		r.news = false
+		d := r.next()
+		d.Facts = r.own.Facts
+		if b := d.Append(nil); len(b) <= limit {
+			out = append(out, b)
+		} else {
+			out = append(out, r.Head())
+		}
 	}
 	return out
 }
@@ -159,8 +162,12 @@ func (r *Roster) Apply(b []byte) (string, bool, error) {
 	p.Seq = d.Seq
 	if d.Facts != nil && !d.Facts.Equal(p.Facts) {
 		p.Facts, r.drained.facts[d.Node] = d.Facts, true
+		if d.Facts.Phase != Starting {
+			r.disinherit(p)
+		}
 	}
 	for _, c := range d.Changes {
+		delete(p.inherited, c.Addr)
 		if c.Withdrawn {
 			delete(p.Claims, c.Addr)
 		} else {
@@ -220,6 +227,7 @@ func (r *Roster) merge(rec Record, now time.Time) {
 	} else if p.Facts.Incarnation > rec.Facts.Incarnation || p.Facts.Incarnation == rec.Facts.Incarnation && p.Seq >= rec.Seq {
 		return
 	}
+	r.inherit(p, rec)
 	for addr := range p.Claims {
 		if _, still := rec.Claims[addr]; !still {
 			r.claim(name, Change{Claim{Addr: addr}, true})
@@ -236,12 +244,39 @@ func (r *Roster) merge(rec Record, now time.Time) {
 	p.Record = rec
 }
 
+// inherit adds to rec, which replaces what p is known to say, the claims that count for
+// it although a forerunner on its node made them.
+func (r *Roster) inherit(p *peer, rec Record) {
+	was := p.inherited
+	p.inherited = nil
+	if rec.Facts.Phase != Starting {
+		return
+	}
+	p.inherited = map[netip.Addr]bool{}
+	for addr, term := range p.Claims {
+		_, again := rec.Claims[addr]
+		if !again && (was[addr] || rec.Facts.Incarnation > p.Facts.Incarnation) {
+			rec.Claims[addr] = term
+			p.inherited[addr] = true
+		}
+	}
+}
+
+// disinherit withdraws the claims of p's forerunner that p has not made its own.
+func (r *Roster) disinherit(p *peer) {
+	for addr := range p.inherited {
+		delete(p.Claims, addr)
+		r.claim(p.Facts.Node, Change{Claim{Addr: addr}, true})
+	}
+	p.inherited = nil
+}
+
 // mirror looks at what others know of us. What we said before we started anew is what
 // we answered for; and should a clock have gone back, so that it is held for newer than
 // what we say now, then we must be newer still to be heard.
 func (r *Roster) mirror(rec Record) {
 	switch own, theirs := r.own.Facts.Incarnation, rec.Facts.Incarnation; {
-	case theirs < own && r.former == nil:
+	case theirs < own && r.former == nil, theirs == own && r.former == nil && r.own.Facts.Phase == Starting && len(rec.Claims) > 0:
 		r.former = rec.Claims
 	case theirs > own:
 		if r.former == nil {

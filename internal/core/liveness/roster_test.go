@@ -150,8 +150,19 @@ func TestWhoStartsAnewLearnsWhatItClaimed(t *testing.T) {
 				t.Errorf("it claimed %v, want %v", after.Former(), want)
 			}
 			exchange(t, after, other, rosterStart)
-			if other.Claims("a", rosterVIP) {
-				t.Error("what it said before still counts")
+			if !other.Claims("a", rosterVIP) {
+				t.Error("what it said before does not count although it has no plan yet")
+			}
+			second := netip.MustParseAddr("192.0.2.99")
+			after.SetClaims([]liveness.Change{claim(second, 1)})
+			after.SetFacts(nil, liveness.Serving)
+			for _, d := range after.Tell(1200) {
+				if _, gap, err := other.Apply(d); gap || err != nil {
+					t.Errorf("gap %t, %v", gap, err)
+				}
+			}
+			if other.Claims("a", rosterVIP) || !other.Claims("a", second) {
+				t.Error("what it said before still counts although its plan is in force")
 			}
 		})
 	}

@@ -56,17 +56,6 @@ func (n *node) on(s Segment) *attachment {
 	return nil
 }
 
-// segmentsOf returns the segments that a link's addresses are on.
-func segmentsOf(l Link) []Segment {
-	var out []Segment
-	for _, p := range l.Addrs {
-		if p.IsValid() && !p.IsSingleIP() && p.Addr().IsGlobalUnicast() && !slices.Contains(out, p.Masked()) {
-			out = append(out, p.Masked())
-		}
-	}
-	return out
-}
-
 // attach makes the attachments of n from its facts, and keeps what is known of the former.
 func (n *node) attach() {
 	former := n.atts
@@ -75,7 +64,7 @@ func (n *node) attach() {
 		return
 	}
 	for _, l := range n.facts.Links {
-		segs := segmentsOf(l)
+		segs := l.Segments()
 		if len(segs) == 0 {
 			continue
 		}

@@ -112,3 +112,61 @@ type Claim struct {
 	// next term. Of two claims of one address that rank does not decide, the higher wins.
 	Term uint32
 }
+
+// Segments returns the segments of a link: those of its prefixes that others can be on.
+func (l Link) Segments() []Segment {
+	var out []Segment
+	for _, a := range l.Addrs {
+		if a.IsValid() && !a.IsSingleIP() && a.Addr().IsGlobalUnicast() && !slices.Contains(out, a.Masked()) {
+			out = append(out, a.Masked())
+		}
+	}
+	return out
+}
+
+// DeadAt reports whether the node's kernel does not answer where certain addresses are:
+// on one of its segments that at is true of or, if there is none, on all of them.
+func (n Node) DeadAt(at func(Segment) bool) bool {
+	if len(n.Dead) == 0 || n.Facts == nil {
+		return false
+	}
+	return lost(n.Facts, n.Dead, at)
+}
+
+// CutOffAt reports whether the node of this View's owner may be cut off where addr is.
+func (v *View) CutOffAt(addr netip.Addr, self string) bool {
+	if v == nil || len(v.CutOff) == 0 {
+		return false
+	}
+	f := v.Nodes[self].Facts
+	return f != nil && lost(f, v.CutOff, func(s Segment) bool { return s.Contains(addr) })
+}
+
+// lost reports whether one of the segments of f that at is true of is bad or, if there is
+// no such segment, all are.
+func lost(f *Facts, bad map[Segment]bool, at func(Segment) bool) bool {
+	on, good := false, false
+	for _, l := range f.Links {
+		for _, s := range l.Segments() {
+			if at(s) {
+				on = true
+				if bad[s] {
+					return true
+				}
+			}
+			good = good || !bad[s]
+		}
+	}
+	return !on && !good
+}
+
+// Alive returns the nodes whose speakers are there, or are known to come back.
+func (v *View) Alive() map[string]bool {
+	alive := make(map[string]bool, len(v.Nodes))
+	for name, n := range v.Nodes {
+		if n.Member || n.SpeakerDown && !n.Gone && len(n.Dead) == 0 {
+			alive[name] = true
+		}
+	}
+	return alive
+}

@@ -20,6 +20,9 @@ import (
 type Candidate struct {
 	Node  string
 	Score int // sum of the weights of the preferences that match the node
+	// Down reports whether the node's speaker does not work for now. It has no part in
+	// the election: another takes care of the node's addresses.
+	Down bool
 }
 
 // Elect returns the owner of addr among the candidates, or "" if there is none.

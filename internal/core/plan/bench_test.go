@@ -46,7 +46,7 @@ func benchPlanner(b *testing.B, nodes int) (*plan.Planner, []lb.Node, map[string
 		alive[name] = true
 	}
 	p.SetNodes(all)
-	p.SetAlive(alive)
+	p.SetLiveness(view(alive))
 	for i := range 10_000 {
 		svc := benchService(i)
 		p.SetService(svc.Key, svc)
@@ -95,9 +95,9 @@ func BenchmarkNodeGone(b *testing.B) {
 			without := maps.Clone(alive)
 			delete(without, "node-2")
 			for b.Loop() {
-				p.SetAlive(without)
+				p.SetLiveness(view(without))
 				p.Plan()
-				p.SetAlive(alive)
+				p.SetLiveness(view(alive))
 				p.Plan()
 			}
 		})

@@ -2,12 +2,12 @@ package plan
 
 import (
 	"encoding/binary"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/owner"
 )
 
@@ -21,7 +21,21 @@ import (
 // are for. It is never changed.
 type slate struct {
 	advs       []*config.L2Adv
+	at         place
+	plain      bool              // MetalLB's rule alone
+	sticky     bool              // the present owner stays
 	candidates []owner.Candidate // sorted by node
+	aside      []string          // conditions that would have left nobody
+}
+
+// byClaims reports whether claims have a part in the election.
+func (s *slate) byClaims() bool {
+	return s.sticky || slices.ContainsFunc(s.candidates, func(c owner.Candidate) bool { return c.Down })
+}
+
+// same reports whether an election on s ends as on o.
+func (s *slate) same(o *slate) bool {
+	return s.plain == o.plain && s.sticky == o.sticky && slices.Equal(s.candidates, o.candidates) && slices.Equal(s.aside, o.aside)
 }
 
 // ballot is the outcome of one election.
@@ -30,6 +44,9 @@ type ballot struct {
 	addr  netip.Addr
 	local bool // only nodes with an endpoint stood
 	owner string
+	// caretaker answers for the owner, whose speaker is down; "" if none does.
+	caretaker string
+	second    bool // the first in rank was passed over
 }
 
 // change is how a slate differs from an earlier one. A candidate whose score
@@ -64,93 +81,111 @@ func (s *slate) since(old *slate) *change {
 	return c
 }
 
-// deriveCandidates finds the nodes that may own addresses.
-func (p *Planner) deriveCandidates() {
-	p.candidates = nil
-	for _, name := range slices.Sorted(maps.Keys(p.nodes)) {
-		n := p.nodes[name]
-		if (p.alive == nil || p.alive[name]) && !n.NetworkUnavailable && (!n.Excluded || p.opts.IgnoreExcluded) {
-			p.candidates = append(p.candidates, name)
-		}
-	}
-}
-
-// slateOf returns the slate for the L2Advertisements at the given places among
-// those of a pool.
-func (p *Planner) slateOf(pool string, places []int) *slate {
-	key := pool + "/" + setKey(places)
+// slateOf returns the slate for an address and the L2Advertisements at the given
+// places among those of a pool.
+func (p *Planner) slateOf(pool string, places []int, addr netip.Addr) *slate {
+	at := p.placeOf(addr)
+	key := pool + "/" + setKey(places) + "/" + at.key
 	s := p.slates[key]
 	if s == nil {
 		advs := make([]*config.L2Adv, len(places))
 		for i, at := range places {
 			advs[i] = p.l2Advs[pool][at]
 		}
-		s = p.newSlate(advs)
+		s = p.newSlate(advs, at)
 		p.slates[key] = s
 	}
 	return s
 }
 
-func (p *Planner) newSlate(advs []*config.L2Adv) *slate {
-	s := &slate{advs: advs}
-	for _, name := range p.candidates {
-		if score, covered := p.score(advs, name); covered {
-			s.candidates = append(s.candidates, owner.Candidate{Node: name, Score: score})
-		}
-	}
-	return s
-}
-
-// reelect brings all slates up to date and marks the Services whose owner changes.
+// reelect brings all slates up to date and marks the Services whose outcome changes.
 func (p *Planner) reelect() {
 	p.deriveCandidates()
 	next := map[*slate]*slate{}
 	for key, old := range p.slates {
-		if s := p.newSlate(old.advs); !slices.Equal(s.candidates, old.candidates) {
+		if s := p.newSlate(old.advs, old.at); !s.same(old) {
 			p.slates[key], next[old] = s, s
 		}
 	}
-	if len(next) == 0 {
-		return
-	}
 	for key, st := range p.states {
-		if s := next[st.ballot.slate]; s != nil && !p.dirty[key] {
-			b := p.elect(p.services[key], s, st.ballot)
-			if b.owner != st.ballot.owner {
-				p.dirty[key] = true
-			}
-			st.ballot = b
+		s := next[st.ballot.slate]
+		if s == nil || p.dirty[key] {
+			continue
 		}
+		b := p.elect(p.services[key], s, st.ballot)
+		if b.owner != st.ballot.owner || b.caretaker != st.ballot.caretaker || !slices.Equal(s.aside, st.ballot.slate.aside) {
+			p.dirty[key] = true
+		}
+		st.ballot = b
 	}
 }
 
 // elect elects the owner of svc from a slate. last is the ballot before.
 func (p *Planner) elect(svc *Service, s *slate, last ballot) ballot {
-	b := ballot{slate: s, addr: svc.Addrs[0], local: svc.TrafficLocal}
+	b := ballot{slate: s, addr: p.leader(svc), local: svc.TrafficLocal}
+	stand := s.candidates
 	if b.local {
-		var cands []owner.Candidate
+		stand = nil
 		for node := range svc.backends().nodes {
 			if c, ok := s.find(node); ok {
-				cands = append(cands, c)
+				stand = append(stand, c)
 			}
 		}
-		b.owner = owner.Elect(b.addr, cands)
-		return b
 	}
-	if last.slate == nil || last.addr != b.addr || last.local {
-		b.owner = owner.Elect(b.addr, s.candidates)
-		return b
+	b.owner = p.electOwner(&b, stand, last)
+	if c, ok := s.find(b.owner); ok && c.Down {
+		if !claims(p.claims[b.addr], b.owner) {
+			// Whose speaker is down keeps what it has, and gets nothing new.
+			b.second = true
+			b.owner = owner.Elect(b.addr, keep(stand, func(c owner.Candidate) bool { return !c.Down }))
+			return b
+		}
+		b.caretaker = p.caretaker(b.addr, s, b.owner)
+	}
+	return b
+}
+
+func claims(all []liveness.Claimant, node string) bool {
+	return slices.ContainsFunc(all, func(c liveness.Claimant) bool { return c.Node == node })
+}
+
+func (p *Planner) electOwner(b *ballot, stand []owner.Candidate, last ballot) string {
+	s := b.slate
+	if s.sticky {
+		if now := present(b.addr, p.claims[b.addr], stand); now != "" {
+			return now
+		}
+	}
+	if b.local || s.sticky || last.slate == nil || last.addr != b.addr || last.local || last.slate.sticky || last.second {
+		return owner.Elect(b.addr, stand)
 	}
 	c := p.changed(last.slate, s)
 	switch stays, ok := s.find(last.owner); {
 	case !ok || c.lost[last.owner]:
-		b.owner = owner.Elect(b.addr, s.candidates)
+		return owner.Elect(b.addr, stand)
 	case len(c.gained) == 0:
-		b.owner = last.owner
+		return last.owner
 	default:
-		b.owner = owner.Elect(b.addr, append([]owner.Candidate{stays}, c.gained...))
+		return owner.Elect(b.addr, append([]owner.Candidate{stays}, c.gained...))
 	}
-	return b
+}
+
+// present returns the candidate that owns addr by what speakers claim: the one with the
+// highest term and, of two, the one that ranks first; "" if none does.
+func present(addr netip.Addr, claims []liveness.Claimant, stand []owner.Candidate) string {
+	var best []owner.Candidate
+	var term uint32
+	for _, c := range claims {
+		i := slices.IndexFunc(stand, func(s owner.Candidate) bool { return s.Node == c.Node })
+		switch {
+		case i < 0 || len(best) > 0 && c.Term < term:
+		case len(best) > 0 && c.Term == term:
+			best = append(best, stand[i])
+		default:
+			best, term = []owner.Candidate{stand[i]}, c.Term
+		}
+	}
+	return owner.Elect(addr, best)
 }
 
 // changed compares two slates, once per plan.

@@ -18,7 +18,9 @@ import (
 	"slices"
 
 	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/handover"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/liveness"
 )
 
 // Options are what does not change while a speaker runs.
@@ -32,7 +34,7 @@ type Options struct {
 // Desired is what the node shall announce. It must not be changed: the next plan
 // hands out the same maps where they are still right, and sessions share theirs.
 type Desired struct {
-	L2  lb.L2
+	L2  handover.Wants
 	BGP lb.BGP // sorted by peer name
 	// Changed are the Services whose Verdict is new since the plan before, sorted.
 	Changed []lb.Key
@@ -46,9 +48,13 @@ type Verdict struct {
 	Addrs []netip.Addr
 	L2    Outcome
 	BGP   Outcome
-	Owner string   // the node that answers for it in Layer 2 mode; "" if none
-	Links []string // where this node answers for it; empty: everywhere
-	Peers []string // names of the peers that are told, sorted
+	Owner string // the node that answers for it in Layer 2 mode; "" if none
+	// Caretaker answers in the owner's name while the owner's speaker is down; "" if none
+	// does. Aside are conditions that no candidate fulfils, and that were therefore not
+	// asked for.
+	Caretaker, Aside string
+	Links            []string // where this node answers for it; empty: everywhere
+	Peers            []string // names of the peers that are told, sorted
 }
 
 // Outcome is a reason with the words for the user.
@@ -68,8 +74,12 @@ type Planner struct {
 	opts     Options
 	cfg      *config.Config
 	nodes    map[string]*lb.Node
-	alive    map[string]bool // nil: every node counts as alive
+	view     *liveness.View // nil: every node counts as alive
+	claims   map[netip.Addr][]liveness.Claimant
+	leaving  string          // why this node is
+	unready  map[string]bool // nodes that are not Ready, for long
 	services map[lb.Key]*Service
+	holders  map[netip.Addr]map[lb.Key]bool // Services by their addresses
 
 	verdicts map[lb.Key]*Verdict
 	states   map[lb.Key]*state
@@ -87,8 +97,9 @@ type Planner struct {
 	problems []config.Problem
 
 	// Derived from all nodes as well.
-	candidates []string          // nodes that may own addresses, sorted
-	slates     map[string]*slate // by the advertisements that make them
+	segments   []liveness.Segment // that nodes are on, sorted
+	candidates []string           // nodes that may own addresses, sorted
+	slates     map[string]*slate  // by the advertisements that make them
 	changes    map[[2]*slate]*change
 }
 
@@ -103,6 +114,7 @@ func New(opts Options) *Planner {
 	return &Planner{
 		opts: opts, cfg: &config.Config{}, nodes: map[string]*lb.Node{}, services: map[lb.Key]*Service{},
 		verdicts: map[lb.Key]*Verdict{}, states: map[lb.Key]*state{}, dirty: map[lb.Key]bool{}, allDirty: true,
+		claims: map[netip.Addr][]liveness.Claimant{}, holders: map[netip.Addr]map[lb.Key]bool{},
 	}
 }
 
@@ -132,25 +144,79 @@ func equalNodes(a, b *lb.Node) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Name == b.Name && a.NetworkUnavailable == b.NetworkUnavailable && a.Excluded == b.Excluded && maps.Equal(a.Labels, b.Labels)
+	return a.Name == b.Name && a.NetworkUnavailable == b.NetworkUnavailable && a.Excluded == b.Excluded &&
+		a.Leaving == b.Leaving && maps.Equal(a.Labels, b.Labels)
 }
 
-// SetAlive replaces the set of nodes whose speakers are known to live. nil means
-// that nobody watches: then every node counts as alive. The set is kept.
-func (p *Planner) SetAlive(alive map[string]bool) {
-	if maps.Equal(p.alive, alive) && (p.alive == nil) == (alive == nil) {
+// SetLiveness replaces what is known of who lives. nil means that nobody watches:
+// then every node counts as alive. The View is kept.
+func (p *Planner) SetLiveness(v *liveness.View) {
+	if p.view.Equal(v) {
 		return
 	}
-	p.alive = alive
+	if p.view == nil || v == nil || !p.view.Nodes[p.opts.Node].Equal(v.Nodes[p.opts.Node]) {
+		p.allDirty = true
+	}
+	p.view = v
 	p.nodesDirty = true
+}
+
+// SetUnready replaces the nodes that have not been Ready for long. The set is kept.
+func (p *Planner) SetUnready(nodes map[string]bool) {
+	if !maps.Equal(p.unready, nodes) {
+		p.allDirty = p.allDirty || p.unready[p.opts.Node] != nodes[p.opts.Node]
+		p.unready = nodes
+		p.nodesDirty = true
+	}
+}
+
+// SetLeaving says why this node shall carry nothing any more, whatever is known of the
+// node; "" if it may.
+func (p *Planner) SetLeaving(cause string) {
+	if p.leaving != cause {
+		p.leaving, p.allDirty = cause, true
+	}
+}
+
+// SetClaims replaces who claims the addresses that are in claims; the claims of others
+// stay. They matter where the present owner stays, or may not work.
+func (p *Planner) SetClaims(claims map[netip.Addr][]liveness.Claimant) {
+	for addr, now := range claims {
+		if len(now) == 0 {
+			delete(p.claims, addr)
+		} else {
+			p.claims[addr] = now
+		}
+		for key := range p.holders[addr] {
+			if st := p.states[key]; st != nil && st.ballot.slate != nil && st.ballot.slate.byClaims() {
+				p.dirty[key] = true
+			}
+		}
+	}
 }
 
 // SetService replaces one Service; nil removes it.
 func (p *Planner) SetService(key lb.Key, svc *Service) {
+	if old := p.services[key]; old != nil {
+		for _, a := range old.Addrs {
+			p.touchSharers(a, key)
+			delete(p.holders[a], key)
+			if len(p.holders[a]) == 0 {
+				delete(p.holders, a)
+			}
+		}
+	}
 	if svc == nil {
 		delete(p.services, key)
 	} else {
 		p.services[key] = svc
+		for _, a := range svc.Addrs {
+			if p.holders[a] == nil {
+				p.holders[a] = map[lb.Key]bool{}
+			}
+			p.holders[a][key] = true
+			p.touchSharers(a, key)
+		}
 	}
 	p.dirty[key] = true
 }
@@ -173,15 +239,20 @@ func (p *Planner) Plan() Desired {
 		for key := range p.services {
 			p.dirty[key] = true
 		}
+	case p.nodesDirty && p.deriveSegments():
+		p.derive()
+		for key := range p.services {
+			p.dirty[key] = true
+		}
 	case p.nodesDirty:
 		p.reelect()
 	}
 	d := Desired{L2: p.last.L2, BGP: p.last.BGP, Problems: p.problems}
-	newL2, newBGP := everything, everything
+	newL2, newBGP := everything || p.nodesDirty, everything
 	for key := range p.dirty {
 		old, before := p.verdicts[key], p.states[key]
 		v, now := p.decide(p.services[key], before)
-		newL2 = newL2 || !v.sameL2(old)
+		newL2 = newL2 || !p.sameL2(v, old)
 		newBGP = newBGP || !now.sameRoutes(before)
 		if !v.equal(old) {
 			d.Changed = append(d.Changed, key)
@@ -221,6 +292,7 @@ func (p *Planner) derive() {
 		}
 	}
 	p.advSets, p.slates = map[string]*advSet{}, map[string]*slate{}
+	p.deriveSegments()
 	p.deriveCandidates()
 	p.derivePeers()
 }
@@ -230,7 +302,7 @@ func (v *Verdict) equal(o *Verdict) bool {
 	if v == nil || o == nil {
 		return v == o
 	}
-	return v.L2 == o.L2 && v.BGP == o.BGP && v.Owner == o.Owner && slices.Equal(v.Addrs, o.Addrs) &&
+	return v.L2 == o.L2 && v.BGP == o.BGP && v.Owner == o.Owner && v.Caretaker == o.Caretaker && v.Aside == o.Aside && slices.Equal(v.Addrs, o.Addrs) &&
 		slices.Equal(v.Links, o.Links) && slices.Equal(v.Peers, o.Peers)
 }
 

@@ -11,7 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/handover"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/owner"
 	"github.com/barelb/barelb/internal/core/plan"
 )
@@ -30,6 +32,9 @@ type world struct {
 	prev     *config.Config
 	nodes    []lb.Node
 	alive    map[string]bool
+	view     *liveness.View // instead of alive
+	claims   map[netip.Addr][]liveness.Claimant
+	unready  map[string]bool
 	services []*plan.Service
 	ignore   bool // IgnoreExcluded
 }
@@ -100,12 +105,34 @@ func ownedBy(node string) string {
 	}
 }
 
+// view is what is known of nodes whose speakers tell nothing but that they live; nil if
+// nobody watches.
+func view(alive map[string]bool) *liveness.View {
+	if alive == nil {
+		return nil
+	}
+	v := &liveness.View{Nodes: map[string]liveness.Node{}}
+	for n := range alive {
+		v.Nodes[n] = liveness.Node{Member: true}
+	}
+	return v
+}
+
+func (w *world) seen() *liveness.View {
+	if w.view != nil {
+		return w.view
+	}
+	return view(w.alive)
+}
+
 // planner returns a Planner on a node that was told of w.
 func (w *world) planner(node string) *plan.Planner {
 	p := plan.New(plan.Options{Node: node, IgnoreExcluded: w.ignore})
 	p.SetConfig(config.Parse(w.objs, w.prev))
 	p.SetNodes(w.nodes)
-	p.SetAlive(w.alive)
+	p.SetLiveness(w.seen())
+	p.SetUnready(w.unready)
+	p.SetClaims(w.claims)
 	for _, s := range w.services {
 		p.SetService(s.Key, s)
 	}
@@ -305,7 +332,7 @@ func TestAllAddressesHaveOneOwner(t *testing.T) {
 	w := newWorld()
 	w.services[0] = service("s", ownedBy("node2"), "fd00::9")
 	d, v := w.plan(t, "node2")
-	want := lb.L2{w.services[0].Addrs[0]: {}, w.services[0].Addrs[1]: {}}
+	want := handover.Wants{w.services[0].Addrs[0]: {Plain: true}, w.services[0].Addrs[1]: {Plain: true}}
 	if diff := cmp.Diff(want, d.L2, opts); diff != "" || v.Owner != "node2" {
 		t.Errorf("owner %s (-want +got):\n%s", v.Owner, diff)
 	}
@@ -334,7 +361,7 @@ func TestLostNodeMovesOnlyItsOwn(t *testing.T) {
 	if owned["node1"] < 30 || owned["node2"] < 30 || owned["node3"] < 30 {
 		t.Errorf("the election does not spread: %v", owned)
 	}
-	p.SetAlive(map[string]bool{"node1": true, "node3": true})
+	p.SetLiveness(view(map[string]bool{"node1": true, "node3": true}))
 	d := p.Plan()
 	if len(d.Changed) != owned["node2"] {
 		t.Errorf("%d Services changed, the node owned %d", len(d.Changed), owned["node2"])
@@ -344,7 +371,9 @@ func TestLostNodeMovesOnlyItsOwn(t *testing.T) {
 			t.Errorf("%s moved from %s to %s", k, was, v.Owner)
 		}
 	}
-	p.SetAlive(w.alive)
+	p.SetLiveness(w.seen())
+	p.SetUnready(w.unready)
+	p.SetClaims(w.claims)
 	p.Plan()
 	for k, v := range p.Verdicts() {
 		if before[k] != v.Owner {
@@ -399,7 +428,7 @@ func TestLinks(t *testing.T) {
 		if diff := cmp.Diff(c.want, v.Links, opts); diff != "" {
 			t.Errorf("%s: verdict (-want +got):\n%s", name, diff)
 		}
-		if diff := cmp.Diff(lb.L2{w.services[0].Addrs[0]: {Links: c.want}}, d.L2, opts); diff != "" {
+		if diff := cmp.Diff(handover.Wants{w.services[0].Addrs[0]: {Links: c.want, Plain: true}}, d.L2, opts); diff != "" {
 			t.Errorf("%s: plan (-want +got):\n%s", name, diff)
 		}
 	}
@@ -415,7 +444,7 @@ func TestLinksFollowTheLabels(t *testing.T) {
 	p := w.planner(me)
 	check := func(want ...string) {
 		t.Helper()
-		if d := cmp.Diff(lb.L2{s.Addrs[0]: {Links: want}}, p.Plan().L2, opts); d != "" {
+		if d := cmp.Diff(handover.Wants{s.Addrs[0]: {Links: want, Plain: true}}, p.Plan().L2, opts); d != "" {
 			t.Errorf("(-want +got):\n%s", d)
 		}
 	}
@@ -434,12 +463,12 @@ func TestSharedAddressIsAnsweredForBoth(t *testing.T) {
 	mine := netip.MustParseAddr(ownedBy(me))
 	w.services = []*plan.Service{service("s", mine.String()), service("t", mine.String())}
 	p := w.planner(me)
-	if d := cmp.Diff(lb.L2{mine: {}}, p.Plan().L2, opts); d != "" {
+	if d := cmp.Diff(handover.Wants{mine: {Plain: true}}, p.Plan().L2, opts); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 	p.SetService(w.services[0].Key, nil)
 	d := p.Plan()
-	if diff := cmp.Diff(lb.L2{mine: {}}, d.L2, opts); diff != "" || len(d.BGP[0].Routes) != 1 {
+	if diff := cmp.Diff(handover.Wants{mine: {Plain: true}}, d.L2, opts); diff != "" || len(d.BGP[0].Routes) != 1 {
 		t.Errorf("one is gone (-want +got):\n%s", diff)
 	}
 	p.SetService(w.services[1].Key, nil)

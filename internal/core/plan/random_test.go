@@ -12,6 +12,7 @@ import (
 
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/plan"
 )
 
@@ -21,7 +22,9 @@ type walk struct {
 	rng      *rand.Rand
 	cfg      *config.Config
 	nodes    []lb.Node
-	alive    map[string]bool
+	view     *liveness.View
+	unready  map[string]bool
+	claims   map[netip.Addr][]liveness.Claimant
 	services map[lb.Key]*plan.Service
 }
 
@@ -64,6 +67,7 @@ func (w *walk) newConfig() {
 			Interfaces: w.some("eth0", "eth1"),
 		}
 		if w.rng.IntN(3) == 0 {
+			a.Failback = w.one("", "Immediate", "Never")
 			a.Preferred = []config.Preference{{Weight: 1 + w.rng.IntN(3), Selector: label("zone", w.one("a", "b"))}}
 		}
 		objs.L2 = append(objs.L2, a)
@@ -107,21 +111,77 @@ func (w *walk) newNodes() {
 	w.rng.Shuffle(len(w.nodes), func(i, j int) { w.nodes[i], w.nodes[j] = w.nodes[j], w.nodes[i] })
 }
 
-func (w *walk) newAlive() {
-	if w.rng.IntN(8) == 0 {
-		w.alive = nil
+// newView changes what is known of who lives: a node or all.
+func (w *walk) newView() {
+	switch w.rng.IntN(8) {
+	case 0:
+		w.view = nil
 		return
+	case 1:
+		w.view = &liveness.View{}
 	}
-	next := maps.Clone(w.alive)
-	if next == nil || w.rng.IntN(4) == 0 {
-		next = map[string]bool{"n0": true, "n1": true, "n2": true, "n3": true, "n4": true, "n5": true, "n6": true, "n7": true}
+	next := &liveness.View{Nodes: map[string]liveness.Node{}}
+	if w.view != nil {
+		maps.Copy(next.Nodes, w.view.Nodes)
 	}
-	if n := fmt.Sprint("n", w.rng.IntN(8)); next[n] {
-		delete(next, n)
-	} else {
-		next[n] = true
+	for i := range 8 {
+		if n := fmt.Sprint("n", i); next.Nodes[n].Facts == nil && w.rng.IntN(2) == 0 || w.rng.IntN(6) == 0 {
+			next.Nodes[n] = w.newNode(n)
+		}
 	}
-	w.alive = next
+	if w.rng.IntN(4) == 0 {
+		delete(next.Nodes, fmt.Sprint("n", w.rng.IntN(8)))
+	}
+	w.view = next
+}
+
+func (w *walk) newNode(name string) liveness.Node {
+	if w.rng.IntN(12) == 0 {
+		return liveness.Node{Member: w.rng.IntN(3) > 0} // MetalLB's
+	}
+	links := []liveness.Link{{
+		Name: "eth0", Carrier: w.rng.IntN(6) > 0, IPv4: true, IPv6: w.rng.IntN(3) > 0,
+		Addrs: []netip.Prefix{netip.MustParsePrefix(w.one("10.0.0.1/24", "10.0.0.1/24", "10.1.0.1/24")), netip.MustParsePrefix("fe80::1/64")},
+	}}
+	if w.rng.IntN(2) == 0 {
+		links = append(links, liveness.Link{Name: "eth1", Carrier: true, IPv4: true, IPv6: true, Addrs: []netip.Prefix{netip.MustParsePrefix(w.one("fd00::1/64", "10.0.1.1/24"))}})
+	}
+	n := liveness.Node{
+		Facts:  &liveness.Facts{Node: name, Version: 1, Phase: liveness.Serving, Links: links},
+		Member: w.rng.IntN(8) > 0, SpeakerDown: w.rng.IntN(6) == 0, Gone: w.rng.IntN(10) == 0,
+	}
+	if slices.Contains([]string{"n0", "n1", "n2"}, name) {
+		n.SpeakerDown = false // they plan: nobody sees himself dead
+		return n
+	}
+	if w.rng.IntN(8) == 0 {
+		n.Facts.Phase = liveness.Starting
+	}
+	if w.rng.IntN(6) == 0 {
+		n.Dead = map[liveness.Segment]bool{links[0].Segments()[0]: true}
+	}
+	return n
+}
+
+func (w *walk) newUnready() {
+	w.unready = map[string]bool{}
+	for _, n := range w.some("n0", "n1", "n2", "n3") {
+		w.unready[n] = true
+	}
+}
+
+// newClaims changes the claims of some addresses, and returns those.
+func (w *walk) newClaims() map[netip.Addr][]liveness.Claimant {
+	now := map[netip.Addr][]liveness.Claimant{}
+	for range w.rng.IntN(6) {
+		a := netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", w.rng.IntN(17)))
+		now[a] = nil
+		for _, n := range w.some("n0", "n1", "n2", "n3") {
+			now[a] = append(now[a], liveness.Claimant{Node: n, Term: uint32(w.rng.IntN(3))})
+		}
+	}
+	maps.Copy(w.claims, now)
+	return now
 }
 
 func (w *walk) newService() lb.Key {
@@ -162,7 +222,8 @@ func (w *walk) newService() lb.Key {
 func (w *walk) fresh(node string) *plan.Planner {
 	p := plan.New(plan.Options{Node: node})
 	tell := []func(){
-		func() { p.SetConfig(w.cfg) }, func() { p.SetNodes(w.nodes) }, func() { p.SetAlive(w.alive) },
+		func() { p.SetConfig(w.cfg) }, func() { p.SetNodes(w.nodes) }, func() { p.SetLiveness(w.view) },
+		func() { p.SetUnready(w.unready) }, func() { p.SetClaims(w.claims) },
 		func() {
 			for k, s := range w.services {
 				p.SetService(k, s)
@@ -180,7 +241,8 @@ func (w *walk) fresh(node string) *plan.Planner {
 func deepCopy(d plan.Desired) plan.Desired {
 	d.L2, d.BGP = maps.Clone(d.L2), slices.Clone(d.BGP)
 	for a, n := range d.L2 {
-		d.L2[a] = lb.L2Announcement{Links: slices.Clone(n.Links)}
+		n.Links, n.MACs = slices.Clone(n.Links), maps.Clone(n.MACs)
+		d.L2[a] = n
 	}
 	for i := range d.BGP {
 		d.BGP[i].Routes = maps.Clone(d.BGP[i].Routes)
@@ -199,7 +261,7 @@ func deepCopy(d plan.Desired) plan.Desired {
 func TestIncrementalPlanEqualsFreshOne(t *testing.T) {
 	announced := 0
 	for seed := range uint64(8) {
-		w := &walk{rng: rand.New(rand.NewPCG(seed, seed)), cfg: &config.Config{}, services: map[lb.Key]*plan.Service{}}
+		w := &walk{rng: rand.New(rand.NewPCG(seed, seed)), cfg: &config.Config{}, services: map[lb.Key]*plan.Service{}, claims: map[netip.Addr][]liveness.Claimant{}}
 		w.newConfig()
 		w.newNodes()
 		nodes := []string{"n0", "n1", "n2"}
@@ -215,7 +277,7 @@ func TestIncrementalPlanEqualsFreshOne(t *testing.T) {
 		}
 		for step := range 40 {
 			for range 1 + w.rng.IntN(3) {
-				switch n := w.rng.IntN(12); {
+				switch n := w.rng.IntN(15); {
 				case n == 0:
 					w.newConfig()
 					tell(func(p *plan.Planner) { p.SetConfig(w.cfg) })
@@ -223,8 +285,14 @@ func TestIncrementalPlanEqualsFreshOne(t *testing.T) {
 					w.newNodes()
 					tell(func(p *plan.Planner) { p.SetNodes(w.nodes) })
 				case n < 5:
-					w.newAlive()
-					tell(func(p *plan.Planner) { p.SetAlive(w.alive) })
+					w.newView()
+					tell(func(p *plan.Planner) { p.SetLiveness(w.view) })
+				case n == 5:
+					w.newUnready()
+					tell(func(p *plan.Planner) { p.SetUnready(w.unready) })
+				case n == 6:
+					claims := w.newClaims()
+					tell(func(p *plan.Planner) { p.SetClaims(claims) })
 				default:
 					k := w.newService()
 					tell(func(p *plan.Planner) { p.SetService(k, w.services[k]) })

@@ -1,0 +1,132 @@
+package speaker
+
+import (
+	"context"
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/barelb/barelb/internal/core/handover"
+	"github.com/barelb/barelb/internal/core/liveness"
+	"github.com/barelb/barelb/internal/core/plan"
+)
+
+// formerTime is how long what the speaker before this one claimed matters.
+const formerTime = time.Minute
+
+// takeLiveness takes what is new of the other speakers. It returns the nodes whose
+// speakers live.
+func (s *Speaker) takeLiveness() map[string]bool {
+	s.view = s.Members.View()
+	s.planner.SetLiveness(s.view)
+	touched := s.Members.DrainClaims()
+	for addr, now := range touched {
+		if len(now) == 0 {
+			delete(s.claims, addr)
+		} else {
+			s.claims[addr] = now
+		}
+	}
+	alive := s.view.Alive()
+	if !s.joined && len(alive) > 0 {
+		s.joined, s.formerUntil = true, time.Now().Add(formerTime)
+		s.former = maps.Clone(s.Members.Former())
+		for addr := range s.former {
+			touched[addr] = nil
+		}
+	}
+	if s.former != nil && time.Now().After(s.formerUntil) {
+		for addr := range s.former {
+			touched[addr] = nil
+		}
+		s.former = nil
+	}
+	s.tellPlanner(maps.Keys(touched))
+	return alive
+}
+
+// tellPlanner tells the planner who claims certain addresses, this node included.
+func (s *Speaker) tellPlanner(addrs iter.Seq[netip.Addr]) {
+	now := map[netip.Addr][]liveness.Claimant{}
+	for addr := range addrs {
+		now[addr] = s.claimants(addr)
+		if term, ours := s.claimed[addr]; ours {
+			now[addr] = append(slices.Clone(now[addr]), liveness.Claimant{Node: s.Options.Node, Term: term})
+		}
+	}
+	s.planner.SetClaims(now)
+}
+
+// claimants returns who claims addr but this process: other speakers, and the one before
+// it on this node.
+func (s *Speaker) claimants(addr netip.Addr) []liveness.Claimant {
+	all := s.claims[addr]
+	if term, was := s.former[addr]; was {
+		all = append(slices.Clone(all), liveness.Claimant{Node: s.Options.Node, Term: term})
+	}
+	return all
+}
+
+// applyL2 lets the book decide how this node gets from what it answers for to what the
+// plan wants, announces that, and tells the other speakers what it claims.
+func (s *Speaker) applyL2(ctx context.Context, desired plan.Desired) error {
+	out := s.book.Step(handover.Input{
+		Now: time.Now(), Want: desired.L2, View: s.view, Elsewhere: s.planner.Elsewhere,
+		Claims: s.claimants,
+	})
+	s.handoverAt, s.wants = out.Next, desired.L2
+	if n := len(out.L2); n != s.answering {
+		s.answering = n
+		select {
+		case s.changed <- struct{}{}:
+		default:
+		}
+	}
+	err := s.L2.Apply(ctx, out.L2)
+	if s.Members != nil && s.joined {
+		s.claim(out.Claims)
+	}
+	return err
+}
+
+// claim makes now what the others are told that this node claims.
+func (s *Speaker) claim(now map[netip.Addr]uint32) {
+	var changes []liveness.Change
+	for addr, term := range now {
+		if was, there := s.claimed[addr]; !there || was != term {
+			changes = append(changes, liveness.Change{Claim: liveness.Claim{Addr: addr, Term: term}})
+		}
+		delete(s.former, addr)
+	}
+	for addr := range s.claimed {
+		if _, stays := now[addr]; !stays {
+			changes = append(changes, liveness.Change{Claim: liveness.Claim{Addr: addr}, Withdrawn: true})
+		}
+	}
+	if s.claimed = now; len(changes) == 0 {
+		return
+	}
+	s.Members.SetClaims(changes)
+	s.tellPlanner(func(yield func(netip.Addr) bool) {
+		for _, c := range changes {
+			if !yield(c.Addr) {
+				return
+			}
+		}
+	})
+}
+
+// due returns a channel that receives when something is to be decided again although
+// nothing happened; nil if nothing is.
+func (s *Speaker) due() <-chan time.Time {
+	at := s.handoverAt
+	if at.IsZero() || !s.unreadyAt.IsZero() && s.unreadyAt.Before(at) {
+		at = s.unreadyAt
+	}
+	if at.IsZero() {
+		return nil
+	}
+	return time.After(time.Until(at))
+}

@@ -1,0 +1,220 @@
+package speaker_test
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/barelb/barelb/internal/core/liveness"
+	"github.com/barelb/barelb/internal/speaker"
+)
+
+// drain is the drain time of these stories.
+func drain(_ *world, d *speaker.Deps) { d.Drain = 10 * time.Second }
+
+// seeing changes what is known of the nodes that tell of themselves: all that are named.
+func (w *world) seeing(title string, nodes map[string]liveness.Node) {
+	w.say("# %s", title)
+	w.view = &liveness.View{Nodes: nodes}
+	w.aliveChanged <- struct{}{}
+	synctest.Wait()
+}
+
+// claimed changes who claims an address.
+func (w *world) claimed(title, addr string, by ...liveness.Claimant) {
+	w.say("# %s", title)
+	w.claims = map[netip.Addr][]liveness.Claimant{netip.MustParseAddr(addr): by}
+	w.aliveChanged <- struct{}{}
+	synctest.Wait()
+}
+
+// wait lets time pass.
+func (w *world) wait(d time.Duration) {
+	w.say("# %s later", d)
+	time.Sleep(d) // in the bubble
+	synctest.Wait()
+}
+
+// well is a node that serves, on one link.
+func well(name string, host byte) liveness.Node {
+	return liveness.Node{Member: true, Facts: &liveness.Facts{Node: name, Version: 1, Phase: liveness.Serving, Links: []liveness.Link{{
+		Name: "eth0", MAC: [6]byte{2, 0, 0, 0, 0, host}, Carrier: true, IPv4: true,
+		Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 24)},
+	}}}}
+}
+
+// TestPlannedMoves is the life of an address that node2 owns while it can: node1 is
+// its caretaker, its owner, and gives it back.
+func TestPlannedMoves(t *testing.T) {
+	story(t, true, func(w *world) {
+		w.configure(usual)
+		w.nodes("node1", "node2")
+		w.service("a", "192.0.2.1", "node1", "node2") // node2 ranks first
+		two := map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)}
+		w.view = &liveness.View{}
+		w.everythingRead()
+		w.seeing("both are there", two)
+		w.claimed("node2 owns it", "192.0.2.1", liveness.Claimant{Node: "node2", Term: 1})
+		down := well("node2", 12)
+		down.SpeakerDown = true
+		w.seeing("the speaker of node2 is down", map[string]liveness.Node{"node1": well("node1", 11), "node2": down})
+		w.seeing("it is back", two)
+		down.Gone = true
+		w.seeing("it is gone for long", map[string]liveness.Node{"node1": well("node1", 11), "node2": down})
+		w.wait(10 * time.Second)
+		w.seeing("it is back", two)
+		w.claimed("node2 owns it", "192.0.2.1", liveness.Claimant{Node: "node2", Term: 3})
+		w.wait(10 * time.Second)
+		dead := well("node2", 12)
+		dead.Dead = map[liveness.Segment]bool{netip.MustParsePrefix("192.0.2.0/24"): true}
+		w.seeing("node2 is dead", map[string]liveness.Node{"node1": well("node1", 11), "node2": dead})
+		w.check(`
+			# everything was read
+			apply layer2: nothing
+			apply bgp: router: 192.0.2.1/32
+			event on a: nodeAssigned: announcing from node "node1" with protocol "bgp"
+			configuration stale: false
+			state: 0 problems
+			# both are there
+			apply phase: serving
+			# node2 owns it
+			# the speaker of node2 is down
+			apply layer2: 192.0.2.1 (caretaker, map[eth0:[2 0 0 0 0 12]])
+			# it is back
+			apply layer2: nothing
+			# it is gone for long
+			apply layer2: 192.0.2.1 (quietly)
+			claims 192.0.2.1, term 2
+			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
+			# 10s later
+			apply layer2: 192.0.2.1
+			# it is back
+			# node2 owns it
+			apply layer2: 192.0.2.1 (yields)
+			claims 192.0.2.1 no more
+			# 10s later
+			apply layer2: nothing
+			# node2 is dead
+			apply layer2: 192.0.2.1
+			claims 192.0.2.1, term 4
+			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
+		`)
+	}, drain)
+}
+
+func TestRestart(t *testing.T) {
+	story(t, true, func(w *world) {
+		w.configure(usual)
+		w.nodes("node1", "node2")
+		w.service("a", "192.0.2.2", "node1", "node2") // node1 ranks first
+		w.view = &liveness.View{}
+		w.everythingRead()
+		w.former = map[netip.Addr]uint32{netip.MustParseAddr("192.0.2.2"): 4} // as the others remember
+		w.seeing("both are there", map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)})
+		w.under.Restart(w.t.Context())
+		synctest.Wait()
+		w.check(`
+			# everything was read
+			apply layer2: nothing
+			apply bgp: router: 192.0.2.2/32
+			event on a: nodeAssigned: announcing from node "node1" with protocol "bgp"
+			configuration stale: false
+			state: 0 problems
+			# both are there
+			apply layer2: 192.0.2.2 (resumes)
+			claims 192.0.2.2, term 4
+			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
+			apply phase: serving
+			apply phase: restarting
+			told: node2
+		`)
+	}, drain)
+}
+
+func TestLeave(t *testing.T) {
+	story(t, true, func(w *world) {
+		w.configure(usual)
+		w.nodes("node1", "node2")
+		w.service("a", "192.0.2.2", "node1", "node2")
+		w.view = &liveness.View{}
+		w.everythingRead()
+		w.seeing("both are there", map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)})
+		began, done := time.Now(), make(chan struct{})
+		go func() {
+			defer close(done)
+			w.under.Leave(w.t.Context(), "the DaemonSet is being deleted")
+		}()
+		synctest.Wait()
+		w.claimed("node2 takes it", "192.0.2.2", liveness.Claimant{Node: "node2", Term: 2})
+		<-done
+		w.say("# it may end after %s", time.Since(began))
+		w.check(`
+			# everything was read
+			apply layer2: nothing
+			apply bgp: router: 192.0.2.2/32
+			event on a: nodeAssigned: announcing from node "node1" with protocol "bgp"
+			configuration stale: false
+			state: 0 problems
+			# both are there
+			apply layer2: 192.0.2.2
+			claims 192.0.2.2, term 1
+			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
+			apply phase: serving
+			apply phase: leaving
+			# node2 takes it
+			apply layer2: 192.0.2.2 (yields)
+			claims 192.0.2.2 no more
+			apply layer2: nothing
+			# it may end after 10s
+		`)
+	}, drain)
+}
+
+// TestForeignClaim is about hosts that say they have an address of this node.
+func TestForeignClaim(t *testing.T) {
+	story(t, true, func(w *world) {
+		w.configure(usual)
+		w.nodes("node1", "node2")
+		w.service("a", "192.0.2.2", "node1", "node2")
+		w.view = &liveness.View{}
+		w.everythingRead()
+		w.seeing("both are there", map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)})
+		hear := func(title, addr string, mac byte) {
+			w.say("# %s", title)
+			w.under.Claimed(netip.MustParseAddr(addr), [6]byte{2, 0, 0, 0, 0, mac}, "eth0")
+			synctest.Wait()
+		}
+		hear("node2 says that it has it", "192.0.2.2", 12)
+		hear("a stranger does", "192.0.2.2", 99)
+		hear("and again", "192.0.2.2", 99)
+		hear("of another address", "192.0.2.9", 99)
+		w.wait(10 * time.Second)
+		hear("and later", "192.0.2.2", 99)
+		w.check(`
+			# everything was read
+			apply layer2: nothing
+			apply bgp: router: 192.0.2.2/32
+			event on a: nodeAssigned: announcing from node "node1" with protocol "bgp"
+			configuration stale: false
+			state: 0 problems
+			# both are there
+			apply layer2: 192.0.2.2
+			claims 192.0.2.2, term 1
+			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
+			apply phase: serving
+			# node2 says that it has it
+			# a stranger does
+			reassert 192.0.2.2
+			event on a: 192.0.2.2 is claimed by 02:00:00:00:00:63 on eth0 of node1
+			# and again
+			reassert 192.0.2.2
+			event on a: 192.0.2.2 is claimed by 02:00:00:00:00:63 on eth0 of node1
+			# of another address
+			# 10s later
+			# and later
+			reassert 192.0.2.2
+			event on a: 192.0.2.2 is claimed by 02:00:00:00:00:63 on eth0 of node1
+		`)
+	}, drain, func(w *world, d *speaker.Deps) { d.Reassert = func(a netip.Addr) { w.say("reassert %s", a) } })
+}

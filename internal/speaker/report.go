@@ -1,0 +1,96 @@
+package speaker
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/kube"
+)
+
+// reportStatus hands on what this node announces of the Services that changed: at
+// first of all, be there none. It begins once it is known who lives. Until then no
+// node owns anything, for some seconds, and what our predecessor has written of its
+// addresses would be deleted and written again.
+func (s *Speaker) reportStatus(changed []lb.Key) {
+	switch {
+	case s.Status == nil, s.Members != nil && !s.joined, s.told && len(changed) == 0:
+		return
+	case !s.told:
+		changed = slices.Collect(maps.Keys(s.planner.Verdicts()))
+	}
+	s.told = true
+	now := make(map[lb.Key]kube.Announcing, len(changed))
+	for _, key := range changed {
+		var a kube.Announcing
+		if v, svc := s.planner.Verdict(key), s.services[key]; v != nil && svc != nil {
+			a.UID, a.Addrs = svc.UID, v.Addrs
+			if v.L2.Reason == lb.Announced {
+				a.L2, a.Links = true, v.Links
+			}
+			if v.BGP.Reason == lb.Announced {
+				a.Peers = v.Peers
+			}
+		}
+		now[key] = a
+	}
+	s.Status.Set(now)
+}
+
+// reportConfig publishes what is wrong with the configuration, here.
+func (s *Speaker) reportConfig(here []config.Problem) {
+	if s.cfg == nil {
+		return
+	}
+	problems := slices.Concat(s.cfg.Problems, here)
+	if s.reported && slices.Equal(problems, s.problems) {
+		return
+	}
+	known := s.problems
+	s.problems, s.reported = problems, true
+	s.Metrics.Config(len(problems) > 0)
+	for _, p := range config.NewProblems(problems, known) {
+		s.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
+	}
+	s.State.Set(kube.State{Problems: problems})
+}
+
+// show tells metrics, Events and the log what became of one Service.
+func (s *Speaker) show(key lb.Key) {
+	v, old := s.planner.Verdict(key), s.shown[key]
+	now := shown{}
+	if v != nil {
+		now = shown{l2: v.L2.Reason == lb.Announced, bgp: v.BGP.Reason == lb.Announced, addrs: v.Addrs}
+	}
+	moved := !slices.Equal(old.addrs, now.addrs)
+	s.showProtocol(key, "layer2", old.l2 && (moved || !now.l2), now.l2 && (moved || !old.l2), old.addrs, now.addrs)
+	s.showProtocol(key, "bgp", old.bgp && (moved || !now.bgp), now.bgp && (moved || !old.bgp), old.addrs, now.addrs)
+	if s.shown[key] = now; v == nil || !now.l2 && !now.bgp {
+		delete(s.shown, key)
+	}
+	if v != nil {
+		s.Log.Debug("verdict", "service", key.String(), "layer2", string(v.L2.Reason), "bgp", string(v.BGP.Reason), "owner", v.Owner)
+	}
+}
+
+// showProtocol says that announcing stopped for the addresses was, and started
+// for the addresses is.
+//
+//nolint:revive // two flags that are two facts
+func (s *Speaker) showProtocol(key lb.Key, protocol string, stopped, started bool, was, is []netip.Addr) {
+	if stopped {
+		s.Announced.remove(key, protocol, was)
+		s.Log.Info("withdrawn", "service", key.String(), "addr", fmt.Sprint(was), "protocol", protocol)
+	}
+	if !started {
+		return
+	}
+	s.Announced.add(key, protocol, is)
+	s.Log.Info("announced", "service", key.String(), "addr", fmt.Sprint(is), "protocol", protocol)
+	if svc := s.services[key]; svc != nil && s.Status == nil {
+		s.Events.ServiceEvent(svc, false, kube.EventNodeAssigned, kube.NodeAssigned(s.Options.Node, protocol))
+	}
+}
