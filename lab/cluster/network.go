@@ -119,7 +119,7 @@ func (c *Cluster) cable() error {
 	lan := c.Box(Lan)
 	if err := within(lan, func(h *netlink.Handle) error {
 		off := false
-		return h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "lan0"}, MulticastSnooping: &off})
+		return h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge}, MulticastSnooping: &off})
 	}); err != nil {
 		return err
 	}
@@ -152,23 +152,15 @@ func (c *Cluster) cable() error {
 }
 
 func (c *Cluster) connectSwitch(h *netlink.Handle) error {
-	bridge, err := h.LinkByName("lan0")
-	if err != nil {
-		return fmt.Errorf("find bridge: %w", err)
-	}
 	for name := range c.lanHosts() {
-		port, err := h.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("find port %s: %w", name, err)
+		if err := move(h, bridge, name); err != nil {
+			return err
 		}
-		if err := h.LinkSetMaster(port, bridge); err != nil {
-			return fmt.Errorf("connect port %s: %w", name, err)
-		}
-		if err := h.LinkSetUp(port); err != nil {
-			return fmt.Errorf("set port %s up: %w", name, err)
+		if err := bringUp(h, name); err != nil {
+			return err
 		}
 	}
-	return bringUp(h, "lan0")
+	return bringUp(h, bridge)
 }
 
 func (c *Cluster) configureHost(h *netlink.Handle, name string, host int) error {

@@ -190,12 +190,7 @@ func (l *lab) startSpeaker(t *testing.T, node string) {
 
 // signalAPI sends a signal to the API server.
 func (l *lab) signalAPI(ctx context.Context, signal string) error {
-	script := `for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = kube-apiserver ] && kill -` + signal + ` ${p#/proc/} && found=1; done; [ -n "$found" ]`
-	out, err := l.c.Box(cluster.Control).Command(ctx, "sh", "-c", script).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("signal API server: %w: %s", err, out)
-	}
-	return nil
+	return l.c.SignalAPI(ctx, signal)
 }
 
 // mend repairs what a test may have left broken, and waits until all of BareLB is up.

@@ -30,9 +30,13 @@ func Commands() []Command {
 		{"flows", "open new flows: which node and pod serves each", flowsCommand},
 		{"entry", "count the flows that come in at this node", entryCommand},
 		{"who-has", "ask the link for an address: everybody who answers", whoHasCommand},
+		{"ask", "ask for addresses over and over: how long nobody answers", askCommand},
 		{"tcp-hold", "hold connections open: how many break, and when", holdCommand},
 		{"watch-neigh", "print changes of neighbour entries", watchNeighCommand},
 		{"watch-route", "print changes of a route and its next hops", watchRouteCommand},
+		{"forget-neigh", "delete a neighbour entry over and over", forgetCommand},
+		{"claim", "announce an address that is somebody else's", claimCommand},
+		{"answer-arp", "answer ARP for somebody else", respondCommand},
 	}
 }
 

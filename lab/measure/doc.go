@@ -7,17 +7,24 @@
 //	flows        new TCP or UDP flows: which node and pod served each
 //	entry        on a node: how many flows came in there
 //	who-has      ARP request or Neighbor Solicitation: everybody who answers
+//	ask          the same over and over, for many addresses: how long nobody answers
 //	tcp-hold     connections that last: how many break, and when
 //	watch-neigh  changes of neighbour entries
 //	watch-route  changes of routes and their next hops
 //
-// flows and who-has end by themselves and print one report. The others print
+// and those that play a part instead:
+//
+//	forget-neigh deletes a neighbour entry over and over, so that the kernel asks
+//	claim        announces an address that is somebody else's
+//	answer-arp   answers ARP for somebody else
+//
+// flows, who-has and claim end by themselves and print one report. The others print
 // JSON lines, each an object with "event":
 //
 //	ready    the instrument measures from now on
 //	change   one observation (watch-neigh, watch-route)
 //	mark     answer to "mark NAME" on stdin: the action NAME may begin now
-//	status   answer to "status" on stdin: figures so far (probe, tcp-hold, entry)
+//	status   answer to "status" on stdin: figures so far (probe, ask, tcp-hold, entry)
 //	report   the last line
 //
 // They end after --duration, on SIGINT or SIGTERM, or at the end of stdin (but
@@ -35,6 +42,6 @@
 // where a lower bound differs it stands beside. What is computed from what was
 // seen is pure (AnalyseProbe, AnalyseHold, Spread) and apart from the sockets.
 //
-// who-has has frame code of its own and shares none with the product, or one
+// who-has and ask have frame code of their own and share none with the product, or one
 // mistake could hide another.
 package measure

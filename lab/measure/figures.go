@@ -25,6 +25,7 @@ func (m Millis) Duration() time.Duration {
 type Quantiles struct {
 	Count int    `json:"count"`
 	P50   Millis `json:"p50_ms"`
+	P95   Millis `json:"p95_ms"`
 	P99   Millis `json:"p99_ms"`
 	Max   Millis `json:"max_ms"`
 }
@@ -37,7 +38,7 @@ func QuantilesOf(samples []time.Duration) Quantiles {
 	}
 	sorted := slices.Sorted(slices.Values(samples))
 	rank := func(p int) Millis { return ToMillis(sorted[(len(sorted)*p+99)/100-1]) }
-	return Quantiles{Count: len(sorted), P50: rank(50), P99: rank(99), Max: rank(100)}
+	return Quantiles{Count: len(sorted), P50: rank(50), P95: rank(95), P99: rank(99), Max: rank(100)}
 }
 
 // Share is a part of a whole under a name: a node, a pod, a reason.

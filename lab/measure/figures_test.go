@@ -23,10 +23,10 @@ func TestQuantilesAreSamples(t *testing.T) {
 		want    measure.Quantiles
 	}{
 		"none":   {nil, measure.Quantiles{}},
-		"one":    {upTo(1), measure.Quantiles{Count: 1, P50: 1, P99: 1, Max: 1}},
-		"two":    {upTo(2), measure.Quantiles{Count: 2, P50: 1, P99: 2, Max: 2}},
-		"100":    {upTo(100), measure.Quantiles{Count: 100, P50: 50, P99: 99, Max: 100}},
-		"micros": {[]time.Duration{1234567}, measure.Quantiles{Count: 1, P50: 1.235, P99: 1.235, Max: 1.235}},
+		"one":    {upTo(1), measure.Quantiles{Count: 1, P50: 1, P95: 1, P99: 1, Max: 1}},
+		"two":    {upTo(2), measure.Quantiles{Count: 2, P50: 1, P95: 2, P99: 2, Max: 2}},
+		"100":    {upTo(100), measure.Quantiles{Count: 100, P50: 50, P95: 95, P99: 99, Max: 100}},
+		"micros": {[]time.Duration{1234567}, measure.Quantiles{Count: 1, P50: 1.235, P95: 1.235, P99: 1.235, Max: 1.235}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -41,7 +41,7 @@ func TestAnalyseHold(t *testing.T) {
 			{Conn: 2, Node: "node2", At: at(130 * ms), Mark: "restart", After: 30, Reason: "timeout"},
 			{Conn: 0, Node: "node1", At: at(170 * ms), Mark: "restart", After: 70, Reason: "reset"},
 		},
-		Waits: measure.Quantiles{Count: 3, P50: 40, P99: 200, Max: 200},
+		Waits: measure.Quantiles{Count: 3, P50: 40, P95: 200, P99: 200, Max: 200},
 		Marks: []measure.HoldMark{
 			{Name: "restart", At: at(100 * ms), Broken: 2, First: 30, Last: 70, SlowestWait: 200},
 			{Name: "back", At: at(300 * ms), SlowestWait: 200},

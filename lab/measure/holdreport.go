@@ -66,6 +66,16 @@ type HoldMark struct {
 	SlowestWait Millis `json:"slowest_wait_ms"`
 }
 
+// After returns what happened after the last mark of that name.
+func (r HoldReport) After(mark string) (HoldMark, error) {
+	for _, m := range slices.Backward(r.Marks) {
+		if m.Name == mark {
+			return m, nil
+		}
+	}
+	return HoldMark{}, notGiven(mark)
+}
+
 // AnalyseHold turns a trace into a report.
 func AnalyseHold(t HoldTrace) HoldReport {
 	r := HoldReport{

@@ -43,23 +43,7 @@ func (p *Probe) Status() (ProbeStatus, error) {
 
 // Await returns when the condition holds.
 func (p *Probe) Await(ctx context.Context, condition func(ProbeStatus) bool) error {
-	const poll = 20 * time.Millisecond
-	tick := time.NewTicker(poll)
-	defer tick.Stop()
-	for {
-		s, err := p.Status()
-		if err != nil {
-			return err
-		}
-		if condition(s) {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("await probe at %+v: %w", s, ctx.Err())
-		}
-	}
+	return awaitStatus(ctx, "probe", p.Status, condition)
 }
 
 // AwaitAnswers returns once the latest n probes were answered, as far as their

@@ -325,5 +325,7 @@ func (r ProbeReport) lastMark(mark string) (int, error) {
 			return i, nil
 		}
 	}
-	return 0, fmt.Errorf("find mark %q in the probe's report: not given", mark)
+	return 0, notGiven(mark)
 }
+
+func notGiven(mark string) error { return fmt.Errorf("find mark %q in the report: not given", mark) }

@@ -151,7 +151,7 @@ func TestProbeCountsAnswers(t *testing.T) {
 		Sent: 7, Answered: 4, Lost: 3, Late: 1, Duplicates: 2, Foreign: 2, Skipped: 2,
 		SendErrors: map[string]int{"network unreachable": 1},
 		Backends:   []measure.Share{{Name: "node1/web", Count: 3, Percent: 75}, {Name: "node2/web", Count: 1, Percent: 25}},
-		RTT:        measure.Quantiles{Count: 4, P50: 1, P99: 1, Max: 1},
+		RTT:        measure.Quantiles{Count: 4, P50: 1, P95: 1, P99: 1, Max: 1},
 		MaxGap:     5, Longest: 20, LongestDist: 20,
 	}
 	got := measure.AnalyseProbe(tr)

@@ -2,10 +2,13 @@ package measure
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,6 +47,55 @@ func setUpPacket(fd int, link *net.Interface, ethertype uint16, filter []unix.So
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+// stampReads has the kernel note when it receives each packet, for readStamped.
+func (s packetSocket) stampReads() error {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	if err := raw.Control(func(fd uintptr) {
+		serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+	}); err != nil {
+		return err
+	}
+	if serr != nil {
+		return fmt.Errorf("stamp packets: %w", serr)
+	}
+	return nil
+}
+
+// readStamped reads a packet and the time at which the kernel received it.
+func (s packetSocket) readStamped(buf []byte) (int, time.Time, error) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	oob := make([]byte, unix.CmsgSpace(int(unsafe.Sizeof(unix.Timespec{}))))
+	var n, oobn int
+	var rerr error
+	if err := raw.Read(func(fd uintptr) bool {
+		n, oobn, _, _, rerr = unix.Recvmsg(int(fd), buf, oob, 0)
+		return !errors.Is(rerr, unix.EAGAIN)
+	}); err != nil {
+		return 0, time.Time{}, err
+	}
+	if rerr != nil {
+		return 0, time.Time{}, rerr
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("parse control message: %w", err)
+	}
+	for _, m := range msgs {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS && len(m.Data) >= 16 {
+			sec, nsec := binary.NativeEndian.Uint64(m.Data), binary.NativeEndian.Uint64(m.Data[8:])
+			return n, time.Unix(int64(sec), int64(nsec)), nil
+		}
+	}
+	return n, time.Now(), nil
+}
 
 // interruptReads makes a blocked or later Read fail once ctx ends. The returned
 // function undoes it.

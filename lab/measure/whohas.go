@@ -60,15 +60,18 @@ type Holder struct {
 	// node answers for another, as a caretaker does.
 	From  string `json:"from"`
 	Count int    `json:"count"`
-	First Millis `json:"first_ms"` // first answer, from the first request on
+	First Millis `json:"first_ms"` // first answer, from the first request (ask: from the mark) on
+	Last  Millis `json:"last_ms"`
 	// Flags of the last Neighbor Advertisement: Router, Solicited, Override.
 	Flags string `json:"flags,omitempty"`
 }
 
 // MACs are the distinct MACs that answers claimed, sorted.
-func (r WhoHasReport) MACs() []string {
-	macs := make([]string, 0, len(r.Answers))
-	for _, a := range r.Answers {
+func (r WhoHasReport) MACs() []string { return macsOf(r.Answers) }
+
+func macsOf(answers []Holder) []string {
+	macs := make([]string, 0, len(answers))
+	for _, a := range answers {
 		macs = append(macs, a.MAC)
 	}
 	slices.Sort(macs)
@@ -222,15 +225,20 @@ func holders(claims []heardClaim, asked bool) []Holder {
 		if c.asked != asked {
 			continue
 		}
-		mac, from := c.mac.String(), c.from.String()
-		i := slices.IndexFunc(found, func(h Holder) bool { return h.MAC == mac && h.From == from })
-		if i < 0 {
-			i = len(found)
-			found = append(found, Holder{MAC: mac, From: from, First: ToMillis(c.after)})
-		}
-		found[i].Count++
-		found[i].Flags = c.flags
+		found = addHolder(found, c.mac.String(), c.from.String(), c.flags, c.after)
 	}
 	slices.SortStableFunc(found, func(a, b Holder) int { return cmp.Compare(a.First, b.First) })
+	return found
+}
+
+// addHolder counts a claim that was heard after some time.
+func addHolder(found []Holder, mac, from, flags string, after time.Duration) []Holder {
+	i := slices.IndexFunc(found, func(h Holder) bool { return h.MAC == mac && h.From == from })
+	if i < 0 {
+		i = len(found)
+		found = append(found, Holder{MAC: mac, From: from, First: ToMillis(after)})
+	}
+	found[i].Count++
+	found[i].Last, found[i].Flags = ToMillis(after), flags
 	return found
 }

@@ -52,6 +52,8 @@ type System struct {
 	cfg        Config
 	controller *box.Process
 	speakers   map[string]*box.Process // by node; without kubelets
+	commands   map[string][]string     // of speakers that have another command than the rest; without kubelets
+	flags      []string                // added to the command of every speaker that is started; without kubelets
 	pods       map[string]*cluster.Pod // backends by node; without kubelets
 	backend    string                  // the binary of the backends; without kubelets
 }
@@ -59,7 +61,7 @@ type System struct {
 // Install installs the system and waits until all of it is ready. backend is a
 // binary that serves `tool backend`; clusters with kubelets use an image instead.
 func Install(ctx context.Context, c *cluster.Cluster, cfg Config, backend string) (*System, error) {
-	s := &System{c: c, cfg: cfg, speakers: map[string]*box.Process{}, pods: map[string]*cluster.Pod{}, backend: backend}
+	s := &System{c: c, cfg: cfg, speakers: map[string]*box.Process{}, commands: map[string][]string{}, pods: map[string]*cluster.Pod{}, backend: backend}
 	if err := c.Apply(ctx, cfg.Manifest); err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
@@ -123,135 +125,13 @@ func (s *System) StartNamedController(ctx context.Context, name string, flags ..
 // Controller is the controller's process in a cluster without kubelets.
 func (s *System) Controller() *box.Process { return s.controller }
 
-// Speaker is the process of a node's speaker in a cluster without kubelets.
-func (s *System) Speaker(node string) *box.Process { return s.speakers[node] }
+// secretDir is the folder of the key that speakers share.
+func (s *System) secretDir() string { return filepath.Join(s.c.Dir(), "memberlist") }
 
-// StartSpeaker lets the speaker of a node run (again), and returns at once.
-func (s *System) StartSpeaker(ctx context.Context, node string) error {
-	if s.real() {
-		return s.taint(ctx, node, nil)
-	}
-	if err := s.speakerPod(ctx, node); err != nil {
-		return fmt.Errorf("start speaker of %s: %w", node, err)
-	}
-	kubeconfig, err := s.kubeconfig(ctx, "speaker", "speaker-"+node)
-	if err != nil {
-		return err
-	}
-	secret, err := s.memberlistSecret(ctx)
-	if err != nil {
-		return err
-	}
-	addr := s.nodeAddr(node)
-	s.speakers[node], err = s.c.Box(node).StartWith(box.Program{
-		Log: "speaker", Args: s.cfg.Speaker,
-		Env: append(os.Environ(), "KUBECONFIG="+kubeconfig, "METALLB_NAMESPACE="+Namespace, "METALLB_NODE_NAME="+node,
-			"METALLB_POD_NAME=speaker-"+node, "METALLB_HOST="+addr, "METALLB_ML_BIND_ADDR="+addr, "METALLB_ML_BIND_PORT=7946",
-			"METALLB_ML_LABELS=app=metallb,component=speaker", "METALLB_ML_SECRET_KEY_PATH="+secret),
-	})
-	if err != nil {
-		return fmt.Errorf("start speaker of %s: %w", node, err)
-	}
-	return nil
-}
-
-// StopSpeaker tells the speaker of a node to end (SIGTERM), and keeps it away
-// until StartSpeaker. It returns when the speaker is told.
-func (s *System) StopSpeaker(ctx context.Context, node string) error {
-	if s.real() {
-		return s.taint(ctx, node, []corev1.Taint{{Key: taintKey, Effect: corev1.TaintEffectNoExecute}})
-	}
-	p := s.speakers[node]
-	if p == nil {
-		return fmt.Errorf("stop speaker of %s: none runs", node)
-	}
-	if err := s.c.Client().CoreV1().Pods(Namespace).Delete(ctx, "speaker-"+node, metav1.DeleteOptions{}); client(err) != nil {
-		return fmt.Errorf("stop speaker of %s: %w", node, err)
-	}
-	return p.Signal(terminate)
-}
-
-// AwaitSpeaker waits until the speaker of a node has ended (up: false), or is ready.
-func (s *System) AwaitSpeaker(ctx context.Context, node string, up bool) error {
-	if !s.real() {
-		if up {
-			return nil // there is no readiness to ask for; wait for what it announces
-		}
-		select {
-		case <-s.speakers[node].Done():
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return s.await(ctx, fmt.Sprintf("speaker of %s, running: %t", node, up), func(ctx context.Context) (bool, error) {
-		pods, err := s.c.Client().CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{
-			LabelSelector: "app=metallb,component=speaker", FieldSelector: "spec.nodeName=" + node,
-		})
-		if err != nil {
-			return false, err
-		}
-		ready := 0
-		for i := range pods.Items {
-			if podReady(&pods.Items[i]) {
-				ready++
-			}
-		}
-		return up == (ready > 0) && (up || len(pods.Items) == 0), nil
-	})
-}
-
-// taintKey keeps a node's speaker, and nothing that tolerates everything, away.
-const taintKey = "lab.barelb/no-speaker"
-
-// taint replaces our taint of a node.
-func (s *System) taint(ctx context.Context, node string, ours []corev1.Taint) error {
-	return s.await(ctx, "taint of "+node, func(ctx context.Context) (bool, error) {
-		n, err := s.c.Client().CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
-		if err != nil {
-			return false, err
-		}
-		keep := ours
-		for _, t := range n.Spec.Taints {
-			if t.Key != taintKey {
-				keep = append(keep, t)
-			}
-		}
-		n.Spec.Taints = keep
-		_, err = s.c.Client().CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
-		if apierrors.IsConflict(err) {
-			return false, nil
-		}
-		return err == nil, err
-	})
-}
-
-// speakerPod makes the Pod object by which speakers find each other, where no
-// kubelet does.
-func (s *System) speakerPod(ctx context.Context, node string) error {
-	pods := s.c.Client().CoreV1().Pods(Namespace)
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "speaker-" + node, Labels: map[string]string{"app": "metallb", "component": "speaker"}},
-		Spec: corev1.PodSpec{
-			NodeName: node, HostNetwork: true, ServiceAccountName: "speaker",
-			Containers:                    []corev1.Container{{Name: "speaker", Image: "none"}},
-			TerminationGracePeriodSeconds: new(int64), // no kubelet would confirm its end
-		},
-	}
-	made, err := pods.Create(ctx, pod, metav1.CreateOptions{})
-	if err != nil {
-		return client(err)
-	}
-	addr := s.nodeAddr(node)
-	made.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: addr, PodIPs: []corev1.PodIP{{IP: addr}}, HostIP: addr}
-	_, err = pods.UpdateStatus(ctx, made, metav1.UpdateOptions{})
-	return err
-}
-
-// memberlistSecret returns a folder with the key that the controller made for speakers.
-func (s *System) memberlistSecret(ctx context.Context) (string, error) {
-	dir := filepath.Join(s.c.Dir(), "memberlist")
-	err := s.await(ctx, "secret of the speakers", func(ctx context.Context) (bool, error) {
+// memberlistSecret fills it with the key that the controller made.
+func (s *System) memberlistSecret(ctx context.Context) error {
+	dir := s.secretDir()
+	return s.await(ctx, "secret of the speakers", func(ctx context.Context) (bool, error) {
 		secret, err := s.c.Client().CoreV1().Secrets(Namespace).Get(ctx, "memberlist", metav1.GetOptions{})
 		if err != nil {
 			return false, nil //nolint:nilerr // it will come
@@ -261,13 +141,16 @@ func (s *System) memberlistSecret(ctx context.Context) (string, error) {
 		}
 		return true, os.WriteFile(filepath.Join(dir, "secretkey"), secret.Data["secretkey"], 0o600)
 	})
-	return dir, err
+}
+
+func (s *System) kubeconfigFile(process string) string {
+	return filepath.Join(s.c.Dir(), process+".kubeconfig")
 }
 
 // kubeconfig writes one with the rights of a ServiceAccount, for use in boxes. Each
 // process has a file of its own: another one is not written while it is read.
 func (s *System) kubeconfig(ctx context.Context, account, process string) (string, error) {
-	file := filepath.Join(s.c.Dir(), process+".kubeconfig")
+	file := s.kubeconfigFile(process)
 	base, err := clientcmd.LoadFromFile(s.c.InsideKubeconfig())
 	if err != nil {
 		return "", fmt.Errorf("read kubeconfig: %w", err)
