@@ -127,10 +127,10 @@ func (c *Cluster) DropInput(ctx context.Context, host string, rules ...string) e
 	return c.filter(ctx, host, "inet", "hook input priority -300", rules)
 }
 
-// DropIngress has a host drop frames that come in by a link and match one of the rules, before anything else but packet sockets sees them.
+// DropIngress has a host drop frames that come in by any of its links named and match one of the rules, before anything else but packet sockets sees them.
 // It replaces what was dropped before. On Lan the links are the switch's ports, and what comes in there is what a host sends.
-func (c *Cluster) DropIngress(ctx context.Context, host, link string, rules ...string) error {
-	return c.filter(ctx, host, "netdev", "hook ingress device "+link+" priority 0", rules)
+func (c *Cluster) DropIngress(ctx context.Context, host string, links []string, rules ...string) error {
+	return c.filter(ctx, host, "netdev", "hook ingress devices = { "+strings.Join(links, ", ")+" } priority 0", rules)
 }
 
 func (c *Cluster) filter(ctx context.Context, host, family, hook string, rules []string) error {

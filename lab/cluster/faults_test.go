@@ -47,7 +47,7 @@ func TestFaults(t *testing.T) {
 	check(c.DropInput(t.Context(), "node2", "icmp type echo-request"))
 	wantReach(t, c, "node1", "192.168.1.102", false)
 	wantReach(t, c, "node2", "192.168.1.101", true)
-	check(c.DropIngress(t.Context(), "node3", "eth0", "arp operation request", "ether saddr 02:ba:1b:00:00:65"))
+	check(c.DropIngress(t.Context(), "node3", []string{"eth0"}, "arp operation request", "ether saddr 02:ba:1b:00:00:65"))
 	wantReach(t, c, "node1", "192.168.1.103", false)
 	check(c.StopDropping(t.Context(), "node2"))
 	check(c.StopDropping(t.Context(), "node3"))

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ func TestAPIServerAway(t *testing.T) {
 	arp := l.serve(t, system.Service{Name: "away-l2"}, "away-l2")
 	route := l.serve(t, system.Service{Name: "away-bgp"}, "away-bgp")
 	first := l.owner(t, arp)
+	l.endpointsOn(t, "away-l2", l.without(first)...) // the outage of a pod is not that of the address
 	l.wantHops(t, host(route), l.c.Nodes()...)
 
 	t.Run("hangs", func(t *testing.T) {
@@ -50,20 +52,42 @@ func TestAPIServerAway(t *testing.T) {
 			})
 		})
 	})
-	// Speakers need no API server to agree who takes over.
+	// Speakers need no API server to agree who takes over, nor to start again.
 	t.Run("owner fails meanwhile", func(t *testing.T) {
 		p := l.probe(t, cluster.Client, arp)
 		must(t, l.signalAPI(t.Context(), "STOP"))
-		l.killSpeaker(t, first)
+		must(t, l.c.Cut(first))
 		l.ownerIs(t, arp, l.without(first)...)
 		l.wantHops(t, host(route), l.without(first)...)
-		must(t, l.signalAPI(t.Context(), "CONT"))
-		l.startSpeaker(t, first)
+		must(t, l.c.Restore(first))
 		l.ownerIs(t, arp, first)
 		l.wantHops(t, host(route), l.c.Nodes()...)
+		must(t, l.signalAPI(t.Context(), "CONT"))
 		if n, longest := l.lost(t, p); longest > failover {
 			t.Errorf("%d probes lost within %s, want %s at most", n, longest, failover)
 		}
+	})
+	t.Run("all speakers are restarted meanwhile", func(t *testing.T) {
+		p := l.probe(t, cluster.Client, arp)
+		held := l.hold(t, cluster.Client, arp)
+		a := l.ask(t, quiet, arp)
+		must(t, l.signalAPI(t.Context(), "STOP"))
+		must(t, a.Mark("restarts"))
+		for _, node := range l.c.Nodes() {
+			must(t, l.sys.RestartSpeaker(t.Context(), node, 0))
+			within(t, patience/3, "the speaker of "+node+", by what another knows", func() error { return l.ready(t.Context(), node) })
+			l.ownerIs(t, arp, first)
+		}
+		m := asked(t, a, "restarts")
+		must(t, l.signalAPI(t.Context(), "CONT"))
+		l.wantHops(t, host(route), l.c.Nodes()...)
+		if nodes := l.nodesOf(m.MACs()); !slices.Equal(nodes, []string{first}) || m.Silence.Max.Duration() > speechless {
+			t.Errorf("answers name %q, and for %s there was none; want %s alone, and %s at most", nodes, m.Silence.Max.Duration(), first, speechless)
+		}
+		if n, longest := l.lost(t, p); n > 0 {
+			t.Errorf("%d probes lost within %s, want none", n, longest)
+		}
+		wantHeld(t, held)
 	})
 }
 

@@ -1,7 +1,8 @@
 package e2e_test
 
 import (
-	"net/netip"
+	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,127 +12,146 @@ import (
 )
 
 const (
-	// failover bounds the outage when a node or its speaker dies without a word:
-	// the others have to notice, and to agree that it is so.
-	failover = 10 * time.Second
-	// takeover bounds the time until another node answers when a speaker says that
-	// it leaves; to notice it without a word takes longer than this.
-	takeover = 4 * time.Second
-	// handover bounds the outage when an address goes back to a node that returns:
-	// for a moment both believe that it is theirs.
-	handover = 3 * time.Second
+	// failover bounds the outage when nodes are dead, on a machine that has other things
+	// to do. What it is on an idle one, `lab failover` measures.
+	failover = time.Second
+	// speechless bounds the time in which a client that knows no MAC has no answer when
+	// a speaker dies whose node is well.
+	speechless = 500 * time.Millisecond
 )
 
 // TestLayer2Failover takes the owner of an address away in every way that there is.
 func TestLayer2Failover(t *testing.T) {
 	l := frr(t)
-	l.apply(t, pool("l2fail", []string{"192.168.1.208/32", "fd00:1::2:20/128"}), object("L2Advertisement", "l2fail", "ipAddressPools: [l2fail]"))
-	addrs := l.serveAll(t, dualStack(system.Service{Name: "l2fail"}), "l2fail", 2)
-	addr := addrs[0]
-	first := l.owner(t, addr)
-	others := l.without(first)
-	// The outage of a pod is not that of the address: the owner has none.
-	l.endpointsOn(t, "l2fail", others...)
-	l.reachable(t, addr)
-
-	o := owned{l, addr, addrs[1], first}
-	t.Run("link cut", o.cut)
+	o := l.rivals(t, "l2fail", []string{"192.168.1.208/32", "fd00:1::2:20/128"})
+	t.Run("link cut", func(t *testing.T) { o.cut(t, o.first) })
 	t.Run("speaker killed", o.kill)
-	t.Run("speaker stopped", o.stop)
-	for name, change := range map[string]struct{ to, back, sub string }{
-		"label exclude-from-external-load-balancers": {exclude, include, ""},
-		"condition NetworkUnavailable":               {unavailable, available, "status"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var sub []string
-			if change.sub != "" {
-				sub = append(sub, change.sub)
-			}
-			p := l.probe(t, cluster.Client, addr)
-			l.changeNode(t, first, change.to, change.back, sub...)
-			l.ownerIs(t, addr, others...)
-			must(t, l.patchNode(t.Context(), first, change.back, sub...))
-			l.ownerIs(t, addr, first)
-			// The node that steps down forwards until the client hears of the other.
-			if n, _ := l.lost(t, p); n > 0 {
-				t.Errorf("%d probes were lost while the address moved and returned", n)
-			}
-		})
-	}
+	t.Run("speaker restarted", func(t *testing.T) {
+		o.replace(t, func(ctx context.Context) error { return l.sys.RestartSpeaker(ctx, o.first, pause) })
+	})
+	t.Run("speaker replaced", func(t *testing.T) {
+		o.replace(t, func(ctx context.Context) error { return l.sys.UpgradeSpeaker(ctx, o.first, pause) })
+	})
+	t.Run("two of three cut", func(t *testing.T) {
+		second := l.without(o.first)[0]
+		l.endpointsOn(t, o.name, l.without(o.first)[1:]...)
+		o.cut(t, o.first, second)
+	})
 }
 
-// owned is an address of each family, and the node that owns them while all is well.
-type owned struct {
-	l           *lab
-	addr, addr6 netip.Addr
-	first       string
-}
+// pause is how long a node has no speaker while it is restarted.
+const pause = 500 * time.Millisecond
 
-func (o owned) cut(t *testing.T) {
-	l, addr, addr6, first := o.l, o.addr, o.addr6, o.first
+// cut pulls the cables of nodes, the owner's among them, and plugs them in again.
+func (o owned) cut(t *testing.T, nodes ...string) {
+	l, addr, addr6 := o.l, o.addr, o.addr6
 	p := l.probe(t, cluster.Client, addr)
 	p6 := l.probe(t, cluster.Remote, addr6)
 	must(t, p.Mark("cut"))
 	must(t, p6.Mark("cut"))
-	must(t, l.c.Cut(first))
-	second := l.ownerIs(t, addr, l.without(first)...)
+	for _, n := range nodes {
+		must(t, l.c.Cut(n))
+	}
+	rest := slices.DeleteFunc(l.c.Nodes(), func(n string) bool { return slices.Contains(nodes, n) })
+	second := l.ownerIs(t, addr, rest...)
 	l.ownerIs(t, addr6, second)
 	l.steady(t, p)
 	l.steady(t, p6)
 	must(t, p.Mark("restored"))
 	must(t, p6.Mark("restored"))
-	must(t, l.c.Restore(first))
-	l.ownerIs(t, addr, first)
-	l.ownerIs(t, addr6, first)
+	for _, n := range nodes {
+		must(t, l.c.Restore(n))
+	}
+	l.ownerIs(t, addr, o.first)
+	l.ownerIs(t, addr6, o.first)
 	l.steady(t, p)
 	l.steady(t, p6)
 	for from, p := range map[string]*measure.Probe{cluster.Client: p, cluster.Remote: p6} {
 		r, err := p.Stop()
 		must(t, err)
-		for mark, limit := range map[string]time.Duration{"cut": failover, "restored": handover} {
-			m, err := r.After(mark)
-			must(t, err)
-			t.Logf("%s from %s, %s: %d lost within %s", r.Target, from, mark, m.Lost, m.LongestDisturbance.Duration())
-			if m.OpenEnd || m.LongestDisturbance.Duration() > limit {
-				t.Errorf("%s from %s, %s: away for %s, want %s at most", r.Target, from, mark, m.LongestDisturbance.Duration(), limit)
-			}
+		m, err := r.After("cut")
+		must(t, err)
+		t.Logf("%s from %s: %d lost within %s; the prober itself was late by up to %s", r.Target, from, m.Lost, m.LongestDisturbance.Duration(), m.MaxGap.Duration())
+		if m.OpenEnd || m.LongestDisturbance.Duration() > failover {
+			t.Errorf("%s from %s: away for %s, want %s at most", r.Target, from, m.LongestDisturbance.Duration(), failover)
+		}
+		m, err = r.After("restored")
+		must(t, err)
+		if m.Lost > 0 {
+			t.Errorf("%s from %s: %d probes lost within %s when the node returned, want none", r.Target, from, m.Lost, m.LongestDisturbance.Duration())
 		}
 	}
 }
 
-// kill kills the speaker of a node that is well otherwise: it still forwards,
-// but answers nobody.
+// kill kills the speaker of a node that is well otherwise: it still forwards, so who
+// knows its MAC loses nothing, and who does not has an answer soon, with that same MAC.
 func (o owned) kill(t *testing.T) {
-	l, addr, first := o.l, o.addr, o.first
-	p := l.probe(t, cluster.Client, addr)
-	l.killSpeaker(t, first)
-	l.ownerIs(t, addr, l.without(first)...)
-	l.startSpeaker(t, first)
-	l.ownerIs(t, addr, first)
-	n, longest := l.lost(t, p)
-	if longest > failover {
-		t.Errorf("%d probes lost within %s, want %s at most", n, longest, failover)
+	l := o.l
+	p := l.probe(t, cluster.Client, o.addr)
+	p6 := l.probe(t, cluster.Remote, o.addr6)
+	held := l.hold(t, cluster.Client, o.addr)
+	a := l.ask(t, quiet, o.addr)
+	must(t, a.Mark("killed"))
+	l.killSpeaker(t, o.first)
+	must(t, a.AwaitTaken(limited(t, patience)))
+	l.steady(t, p)
+	l.steady(t, p6)
+	must(t, a.Mark("started"))
+	l.startSpeaker(t, o.first)
+	must(t, a.AwaitTaken(limited(t, patience))) // by the owner itself
+	l.ownerIs(t, o.addr, o.first)
+	r, err := a.Stop()
+	must(t, err)
+	for _, mark := range []string{"killed", "started"} {
+		m, err := r.After(mark)
+		must(t, err)
+		t.Logf("%s: no answer for up to %s; answers %+v", mark, m.Silence.Max.Duration(), m.Answers)
+		if m.Silence.Max.Duration() > speechless {
+			t.Errorf("%s: no answer for %s, want %s at most", mark, m.Silence.Max.Duration(), speechless)
+		}
+		if nodes := l.nodesOf(m.MACs()); !slices.Equal(nodes, []string{o.first}) {
+			t.Errorf("%s: answers name %q, want %s alone, whose kernel forwards", mark, nodes, o.first)
+		}
 	}
+	o.wantNothingLost(t, p, p6)
+	wantHeld(t, held)
 }
 
-// stop ends a speaker as an upgrade does. Nothing may be lost: it tells the
-// others, who take over, while its node forwards what still comes. Clients that
-// know no MAC yet must not wait until the others notice by themselves.
-func (o owned) stop(t *testing.T) {
-	l, addr, first := o.l, o.addr, o.first
-	p := l.probe(t, cluster.Client, addr)
-	told := time.Now()
-	must(t, l.sys.StopSpeaker(t.Context(), first))
-	<-l.sys.Speaker(first).Done()
-	l.ownerIs(t, addr, l.without(first)...)
-	if took := time.Since(told); took > takeover {
-		t.Errorf("another node answers after %s, want %s at most", took, takeover)
-	}
+// replace ends a speaker so that another follows. Nothing may be lost, not even for
+// clients whose kernels forget the MAC all the time, and no connection may break.
+func (o owned) replace(t *testing.T, act func(context.Context) error) {
+	l := o.l
+	p := l.probe(t, cluster.Client, o.addr)
+	p6 := l.probe(t, cluster.Remote, o.addr6)
+	held := l.hold(t, cluster.Client, o.addr)
+	f, err := measure.StartForget(t.Context(), l.c.Box(cluster.Router1), l.self, measure.ForgetOpts{Addr: o.addr6})
+	must(t, err)
+	a := l.ask(t, quiet, o.addr)
+	must(t, a.Mark("replaced"))
+	must(t, act(t.Context()))
+	l.awaitReady(t, o.first)
 	l.steady(t, p)
-	l.startSpeaker(t, first)
-	l.ownerIs(t, addr, first)
-	if n, longest := l.lost(t, p); n > 0 {
-		t.Errorf("%d probes lost within %s, want none", n, longest)
+	l.steady(t, p6)
+	l.ownerIs(t, o.addr, o.first)
+	if _, err := f.Stop(); err != nil {
+		t.Error(err)
+	}
+	m := asked(t, a, "replaced")
+	t.Logf("no answer for up to %s; answers %+v", m.Silence.Max.Duration(), m.Answers)
+	if nodes := l.nodesOf(m.MACs()); !slices.Equal(nodes, []string{o.first}) || m.Silence.Max.Duration() > speechless {
+		t.Errorf("answers name %q, and for %s there was none; want %s alone, and %s at most", nodes, m.Silence.Max.Duration(), o.first, speechless)
+	}
+	o.wantNothingLost(t, p, p6)
+	wantHeld(t, held)
+}
+
+// wantNothingLost ends probes and wants every one of them answered.
+func (o owned) wantNothingLost(t *testing.T, probes ...*measure.Probe) {
+	t.Helper()
+	for _, p := range probes {
+		if n, longest := o.l.lost(t, p); n > 0 {
+			t.Errorf("%d probes lost within %s, want none", n, longest)
+		}
 	}
 }
 

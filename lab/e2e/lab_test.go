@@ -177,8 +177,7 @@ func (l *lab) startController(t *testing.T) {
 // killSpeaker ends a speaker without warning.
 func (l *lab) killSpeaker(t *testing.T, node string) {
 	t.Helper()
-	must(t, l.sys.Speaker(node).Signal(syscall.SIGKILL))
-	<-l.sys.Speaker(node).Done()
+	must(t, l.sys.KillSpeaker(t.Context(), node))
 }
 
 // startSpeaker starts a speaker that was stopped and waits for its first plan.
@@ -198,9 +197,10 @@ func (l *lab) mend(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	errs := []error{l.signalAPI(ctx, "CONT"), l.c.Restore(cluster.Control)}
+	errs := []error{l.signalAPI(ctx, "CONT"), l.c.Restore(cluster.Control), l.c.Join()}
 	for _, node := range l.c.Nodes() {
 		errs = append(errs, l.c.Restore(node))
+		_ = l.sys.ResumeSpeaker(node) // one that has ended needs none
 		if ended(l.sys.Speaker(node)) {
 			errs = append(errs, l.sys.StartSpeaker(ctx, node))
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/barelb/barelb/lab/build"
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/measure"
+	"github.com/barelb/barelb/lab/metallb"
 	"github.com/barelb/barelb/lab/system"
 )
 
@@ -25,6 +26,13 @@ func TestMain(m *testing.M) {
 	defer stop()
 	if len(os.Args) > 1 && os.Args[1] == measure.ToolWord {
 		if err := measure.Run(ctx, os.Args[2:], measure.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == metallb.Word {
+		if err := metallb.Run(ctx, os.Args[2:], os.Stderr); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -84,6 +92,19 @@ func (c *clusters) close() error {
 		errs = append(errs, l.c.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// end closes the cluster of that name, for one that would keep the machine busy while
+// other tests run.
+func (c *clusters) end(name string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.byName[name]
+	if l == nil {
+		return nil
+	}
+	delete(c.byName, name)
+	return l.c.Close()
 }
 
 // frr returns the cluster that most tests share: three nodes and FRR.

@@ -42,10 +42,10 @@ func TestAnnouncementStatus(t *testing.T) {
 	l.changeNode(t, owner, exclude, include)
 	second := l.ownerIs(t, addr, l.without(owner)...)
 	l.awaitStatus(t, "ServiceL2Status", "status", second+" []")
-	l.killSpeaker(t, second)
+	must(t, l.c.Cut(second))
 	third := l.ownerIs(t, addr, slices.DeleteFunc(l.without(owner), func(n string) bool { return n == second })...)
 	l.awaitStatus(t, "ServiceL2Status", "status", third+" []")
-	l.startSpeaker(t, second)
+	must(t, l.c.Restore(second))
 	l.awaitStatus(t, "ServiceL2Status", "status", l.owner(t, addr)+" []")
 
 	l.delete(t, "status")

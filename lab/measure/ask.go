@@ -269,27 +269,30 @@ func (a *asker) status() AskStatus {
 }
 
 // takings follow, address by address, who answers: whether somebody has since the last
-// mark, and whether it is somebody else than before it.
+// mark, whether it is somebody else than before it, and whether with another MAC.
 type takings struct {
 	before, now []string // the sender of the last answer before the mark, and since
+	macs, mac   []string // the same of the MAC that was claimed
 	answered    []bool   // since the mark
 	taken       []bool
+	moved       []bool
 }
 
 func newTakings(n int) takings {
-	return takings{before: make([]string, n), now: make([]string, n), answered: make([]bool, n), taken: make([]bool, n)}
+	return takings{
+		before: make([]string, n), now: make([]string, n), macs: make([]string, n), mac: make([]string, n),
+		answered: make([]bool, n), taken: make([]bool, n), moved: make([]bool, n),
+	}
 }
 
 // note returns whether the address is taken by this for the first time since the mark.
 func (t *takings) note(h Heard) bool {
-	if h.Asked {
-		t.answered[h.Addr] = true
-	}
-	t.now[h.Addr] = h.From
-	first := !t.taken[h.Addr] && h.From != t.before[h.Addr]
-	if first {
-		t.taken[h.Addr] = true
-	}
+	i := h.Addr
+	t.answered[i] = t.answered[i] || h.Asked
+	t.moved[i] = t.moved[i] || t.macs[i] != "" && h.MAC != t.macs[i]
+	t.now[i], t.mac[i] = h.From, h.MAC
+	first := !t.taken[i] && h.From != t.before[i]
+	t.taken[i] = t.taken[i] || first
 	return first
 }
 
@@ -298,8 +301,8 @@ func (t *takings) isTaken(i int) bool { return t.taken[i] }
 func (t *takings) mark() {
 	for i := range t.now {
 		if t.now[i] != "" {
-			t.before[i] = t.now[i]
+			t.before[i], t.macs[i] = t.now[i], t.mac[i]
 		}
-		t.answered[i], t.taken[i] = false, false
+		t.answered[i], t.taken[i], t.moved[i] = false, false, false
 	}
 }

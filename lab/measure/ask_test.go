@@ -40,6 +40,7 @@ func TestAnalyseAsk(t *testing.T) {
 		Name: "kill", At: trace.Started.Add(15 * ms), Requests: 8, Answered: 4,
 		RTT:     measure.Quantiles{Count: 4, P50: 1, P95: 7, P99: 7, Max: 7},
 		Taken:   measure.Quantiles{Count: 2, P50: 46, P95: 51, P99: 51, Max: 51},
+		Moved:   1,
 		Silence: measure.Quantiles{Count: 2, P50: 21, P95: 60, P99: 60, Max: 60},
 		Answers: []measure.Holder{
 			{MAC: a, From: a, Count: 1, First: 6, Last: 6}, {MAC: a, From: b, Count: 2, First: 46, Last: 66},

@@ -59,6 +59,9 @@ type AskMark struct {
 	// caretaker counts. Untaken are the addresses for which nobody did.
 	Taken   Quantiles `json:"taken"`
 	Untaken int       `json:"untaken"`
+	// Moved are the addresses that somebody claimed with another MAC than was claimed before
+	// the mark. A caretaker's answer, which has the owner's MAC, moves nothing.
+	Moved int `json:"moved"`
 	// Silence is, over the addresses that were asked for, the longest time in the period
 	// for which somebody who kept asking had no answer: from the first request without
 	// one to the next answer, or to the end of the period.
@@ -164,6 +167,11 @@ func markOf(t AskTrace, m Mark, end time.Duration, heard []Heard, rtts []time.Du
 		}
 	}
 	s.Taken, s.Untaken = QuantilesOf(took), len(t.Addrs)-len(took)
+	for _, moved := range taken.moved {
+		if moved {
+			s.Moved++
+		}
+	}
 	s.Answers, s.Announcements = holdersSince(m.At, heard, true), holdersSince(m.At, heard, false)
 	before := m.At
 	for i, q := range t.Requests {

@@ -25,6 +25,7 @@ type FlowsOpts struct {
 	Proto       string        // "tcp" (default): HTTP GET Path, a connection each; or "udp": one datagram each
 	Count       int           // default 300
 	Concurrency int           // flows under way at a time; default 20
+	Interval    time.Duration // between the starts of two flows; default: none
 	Timeout     time.Duration // for each flow as a whole; default 5 s
 	Path        string        // default "/hostname"
 	// Seed chooses the source ports, all different; 0 means a random one. The
@@ -46,6 +47,7 @@ func (o *FlowsOpts) flags(fs *flag.FlagSet) {
 	fs.StringVar(&o.Proto, "proto", o.Proto, "tcp or udp")
 	fs.IntVar(&o.Count, "count", o.Count, "flows to open")
 	fs.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "flows under way at a time")
+	fs.DurationVar(&o.Interval, "interval", o.Interval, "time between the starts of two flows; 0: as soon as may be")
 	fs.DurationVar(&o.Timeout, "timeout", o.Timeout, "longest time that a flow may take")
 	fs.StringVar(&o.Path, "path", o.Path, "path of the HTTP request")
 	fs.Uint64Var(&o.Seed, "seed", o.Seed, "chooses the source ports; 0: at random")
@@ -104,7 +106,12 @@ func openFlows(ctx context.Context, opts FlowsOpts) []flow {
 		defer close(results)
 		var wg sync.WaitGroup
 		defer wg.Wait()
+		tick := time.NewTicker(max(opts.Interval, 1))
+		defer tick.Stop()
 		for range opts.Count {
+			if opts.Interval > 0 {
+				<-tick.C
+			}
 			select {
 			case slots <- struct{}{}:
 			case <-ctx.Done():

@@ -141,6 +141,7 @@ func (p *peer) run(ctx context.Context, log io.Writer) error {
 	var answering error
 	tasks.Go(func() { answering = arp.Run(ctx); cancel() })
 	tasks.Go(func() { p.watchNodes(ctx) })
+	go p.join(ctx) // which can take as long as TCP does
 	p.serve(ctx)
 	err = errors.Join(p.members.Leave(leaveTimeout), p.members.Shutdown())
 	tasks.Wait()
@@ -209,6 +210,22 @@ func (p *peer) exclude(nodes []corev1.Node) {
 	p.mu.Unlock()
 }
 
+// join finds the others, and finds them again should all have been lost.
+func (p *peer) join(ctx context.Context) {
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		if p.members.NumMembers() <= len(p.o.Peers)/2 {
+			_, _ = p.members.Join(p.o.Peers) // some are not there
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // serve elects and announces until ctx ends.
 func (p *peer) serve(ctx context.Context) {
 	tick := time.NewTicker(announceEvery)
@@ -216,9 +233,6 @@ func (p *peer) serve(ctx context.Context) {
 	again := time.NewTicker(look)
 	defer again.Stop()
 	for {
-		if p.members.NumMembers() <= 1 {
-			_, _ = p.members.Join(p.o.Peers) // some are not there
-		}
 		p.elect()
 		select {
 		case <-ctx.Done():

@@ -1,0 +1,147 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/barelb/barelb/lab/cluster"
+	"github.com/barelb/barelb/lab/measure"
+	"github.com/barelb/barelb/lab/metallb"
+	"github.com/barelb/barelb/lab/system"
+)
+
+// TestLayer2MixedFleet has one speaker of three be one that behaves as MetalLB's. By
+// MetalLB's rule both must always agree who owns what, and no address may be without an
+// owner for longer than in a fleet of MetalLB's alone.
+func TestLayer2MixedFleet(t *testing.T) {
+	l := frr(t)
+	const theirs = "node3"
+	m := &mixed{l: l, theirs: theirs, first: netip.MustParseAddr("192.168.1.240"), count: 4}
+	l.apply(t, pool("l2mixed", []string{"192.168.1.240/30"}, "avoidBuggyIPs: false"), object("L2Advertisement", "l2mixed", "ipAddressPools: [l2mixed]"))
+	for i := range m.count {
+		l.serve(t, system.Service{Name: fmt.Sprintf("l2mixed-%d", i)}, "l2mixed")
+	}
+	var peers []string
+	for i := range l.c.Nodes() {
+		v4, _ := cluster.NodeAddrs(i + 1)
+		peers = append(peers, v4.String())
+	}
+	l.undo(t, "give "+theirs+" its usual speaker", func(ctx context.Context) error {
+		l.sys.SetSpeakerCommand(theirs)
+		return l.sys.UpgradeSpeaker(ctx, theirs, 0)
+	})
+	l.sys.SetSpeakerCommand(theirs, metallb.Args(l.self, metallb.Options{Addrs: m.addrs(), Peers: peers, Link: "eth0"})...)
+	must(t, l.sys.UpgradeSpeaker(t.Context(), theirs, 0))
+	m.awaitOwners(t, l.c.Nodes()...)
+	ours := ""
+	for _, a := range m.addrs() {
+		if n := metallb.Owner(a, l.c.Nodes()); n != theirs {
+			ours = n
+		}
+	}
+
+	for _, event := range []struct {
+		name  string
+		limit time.Duration
+		act   func() error
+		nodes []string // that are left
+		undo  func() error
+	}{
+		{"link of theirs cut", detection, func() error { return l.c.Cut(theirs) }, l.without(theirs), func() error { return l.c.Restore(theirs) }},
+		{"link of ours cut", detection, func() error { return l.c.Cut(ours) }, l.without(ours), func() error { return l.c.Restore(ours) }},
+		{
+			"ours excluded", told, func() error { return l.patchNode(t.Context(), ours, exclude) }, l.without(ours),
+			func() error { return l.patchNode(t.Context(), ours, include) },
+		},
+		{
+			"ours restarted", told, func() error { return l.sys.RestartSpeaker(t.Context(), ours, pause) }, l.c.Nodes(),
+			func() error { return nil },
+		},
+		{
+			"theirs restarted", told, func() error { return l.sys.RestartSpeaker(t.Context(), theirs, pause) }, l.c.Nodes(),
+			func() error { return nil },
+		},
+	} {
+		t.Run(event.name, func(t *testing.T) {
+			m.during(t, event.limit, event.act, event.nodes, event.undo)
+		})
+	}
+}
+
+const (
+	// detection bounds the time that memberlist takes, with MetalLB's parameters, to call
+	// a member dead that says nothing: 5.0 to 7.3 s with three members, and a busy machine.
+	detection = 10 * time.Second
+	// told bounds the time until another answers when a speaker says that it leaves.
+	told = 4 * time.Second
+)
+
+// mixed is a fleet of both kinds, and addresses in a row.
+type mixed struct {
+	l      *lab
+	theirs string
+	first  netip.Addr
+	count  int
+}
+
+func (m *mixed) addrs() []netip.Addr {
+	all := []netip.Addr{m.first}
+	for range m.count - 1 {
+		all = append(all, all[len(all)-1].Next())
+	}
+	return all
+}
+
+// awaitOwners waits until the first of nodes by MetalLB's formula, and nobody else,
+// answers for each address.
+func (m *mixed) awaitOwners(t *testing.T, nodes ...string) {
+	t.Helper()
+	for _, a := range m.addrs() {
+		want := []string{metallb.Owner(a, nodes)}
+		eventually(t, fmt.Sprintf("%q to answer for %s", want, a), func() error {
+			got, err := m.l.answers(t.Context(), a, 1)
+			if err == nil && !slices.Equal(got, want) {
+				err = fmt.Errorf("answers from %q", got)
+			}
+			return err
+		})
+	}
+}
+
+// during wants every address to be answered for soon after an event, by the nodes that
+// are left, and after its end by those of before.
+func (m *mixed) during(t *testing.T, limit time.Duration, act func() error, nodes []string, undo func() error) {
+	l := m.l
+	t.Cleanup(func() { // a test that failed half-way leaves it to nobody else
+		if err := undo(); err != nil {
+			t.Error(err)
+		}
+	})
+	a := l.askAll(t, quiet, measure.AskOpts{First: m.first, Count: m.count})
+	must(t, a.Mark("event"))
+	must(t, act())
+	m.awaitOwners(t, nodes...)
+	must(t, a.Mark("over"))
+	must(t, undo())
+	m.awaitOwners(t, l.c.Nodes()...)
+	must(t, a.Mark("end"))
+	r, err := a.Stop()
+	must(t, err)
+	for mark, most := range map[string]time.Duration{"event": limit, "over": told} {
+		after, err := r.After(mark)
+		must(t, err)
+		t.Logf("%s: nobody answered for up to %s, half of the addresses for %s", mark, after.Silence.Max.Duration(), after.Silence.P50.Duration())
+		if after.Silence.Count != m.count || after.Silence.Max.Duration() > most {
+			t.Errorf("%s: nobody answered for %s, want %s at most", mark, after.Silence.Max.Duration(), most)
+		}
+		for _, h := range after.Answers {
+			if !slices.Contains(l.c.Nodes(), l.macs[h.MAC]) || h.MAC != h.From {
+				t.Errorf("%s: %s answers with %s, which is no owner's answer", mark, h.From, h.MAC)
+			}
+		}
+	}
+}
