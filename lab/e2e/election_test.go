@@ -12,6 +12,7 @@ import (
 
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/measure"
+	"github.com/barelb/barelb/lab/metallb"
 	"github.com/barelb/barelb/lab/system"
 )
 
@@ -33,14 +34,15 @@ func (l *lab) macOf(t *testing.T, host string) string {
 // well, and to take back one that has failback Immediate.
 func TestLayer2FailbackNever(t *testing.T) {
 	l := frr(t)
-	// Both addresses have the same owner: find two that do.
+	// Two addresses of the same owner.
 	first := l.rivals(t, "l2back", []string{"192.168.1.218/32"})
-	never := owned{}
-	for i := 219; never.first != first.first; i++ {
-		if i == 226 {
-			t.Fatal("no other address has the owner of 192.168.1.218")
-		}
-		never = l.rivals(t, fmt.Sprintf("l2never-%d", i), []string{fmt.Sprintf("192.168.1.%d/32", i)}, "failback: Never")
+	other := first.addr.Next()
+	for metallb.Owner(other, l.c.Nodes()) != first.first {
+		other = other.Next()
+	}
+	never := l.rivals(t, "l2never", []string{host(other).String()}, "failback: Never")
+	if never.first != first.first {
+		t.Fatalf("%s has the owner %s, want %s", other, never.first, first.first)
 	}
 	p := l.probe(t, cluster.Client, never.addr)
 	must(t, l.c.Cut(first.first))

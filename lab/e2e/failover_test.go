@@ -44,6 +44,7 @@ const pause = 500 * time.Millisecond
 
 // cut pulls the cables of nodes, the owner's among them, and plugs them in again.
 func (o owned) cut(t *testing.T, nodes ...string) {
+	t.Helper()
 	l, addr, addr6 := o.l, o.addr, o.addr6
 	p := l.probe(t, cluster.Client, addr)
 	p6 := l.probe(t, cluster.Remote, addr6)
@@ -120,6 +121,7 @@ func (o owned) kill(t *testing.T) {
 // replace ends a speaker so that another follows. Nothing may be lost, not even for
 // clients whose kernels forget the MAC all the time, and no connection may break.
 func (o owned) replace(t *testing.T, act func(context.Context) error) {
+	t.Helper()
 	l := o.l
 	p := l.probe(t, cluster.Client, o.addr)
 	p6 := l.probe(t, cluster.Remote, o.addr6)

@@ -115,6 +115,7 @@ func (m *mixed) awaitOwners(t *testing.T, nodes ...string) {
 // during wants every address to be answered for soon after an event, by the nodes that
 // are left, and after its end by those of before.
 func (m *mixed) during(t *testing.T, limit time.Duration, act func() error, nodes []string, undo func() error) {
+	t.Helper()
 	l := m.l
 	t.Cleanup(func() { // a test that failed half-way leaves it to nobody else
 		if err := undo(); err != nil {

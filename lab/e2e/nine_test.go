@@ -38,7 +38,7 @@ func TestLayer2NineNodes(t *testing.T) {
 		l.serve(t, system.Service{Name: fmt.Sprintf("l2nine-%d", i)}, "l2nine")
 	}
 	t.Run("loss", func(t *testing.T) {
-		n.nothingMoves(t, func(node string) []string { return []string{"numgen random mod 100 < 20"} })
+		n.nothingMoves(t, func(string) []string { return []string{"numgen random mod 100 < 20"} })
 	})
 	t.Run("one-way loss", func(t *testing.T) {
 		// Each node is deaf to the next two, which hear it.
@@ -67,6 +67,7 @@ type fleet struct {
 // nothingMoves has the nodes drop what comes in by the rules of each, and wants nobody
 // to claim an address meanwhile but its owner: no answer, no announcement.
 func (n *fleet) nothingMoves(t *testing.T, rules func(node string) []string) {
+	t.Helper()
 	l := n.l
 	a := l.askAll(t, quiet, measure.AskOpts{First: n.first, Count: n.count})
 	owners := n.owners(t)

@@ -24,6 +24,7 @@ func TestLayer2Partition(t *testing.T) {
 }
 
 func (o owned) partition(t *testing.T, gateway bool) {
+	t.Helper()
 	l := o.l
 	here, there := l.ask(t, quiet, o.addr), l.ask(t, cluster.Client, o.addr)
 	one := []string{o.first, quiet}

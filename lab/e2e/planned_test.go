@@ -63,11 +63,12 @@ func TestLayer2PlannedMoves(t *testing.T) {
 
 // move moves the address from a node to one of others, and returns to which.
 func (o owned) move(t *testing.T, what string, act func() error, from string, to ...string) string {
+	t.Helper()
 	l := o.l
 	p := l.probe(t, cluster.Client, o.addr)
 	p6 := l.probe(t, cluster.Remote, o.addr6)
 	held := l.hold(t, cluster.Client, o.addr)
-	opened := l.open(t, cluster.Client, o.addr)
+	served := l.open(t, cluster.Client, o.addr)
 	entry, err := measure.StartWatchNeigh(t.Context(), l.c.Box(cluster.Client), l.self, measure.NeighWatchOpts{Addr: o.addr})
 	must(t, err)
 	a := l.ask(t, quiet, o.addr)
@@ -91,7 +92,7 @@ func (o owned) move(t *testing.T, what string, act func() error, from string, to
 		t.Error(err)
 	}
 	o.wantNothingLost(t, p, p6)
-	opened.wantServed(t)
+	served()
 	r, err := held.Stop()
 	must(t, err)
 	after, last := 0, time.Duration(0)

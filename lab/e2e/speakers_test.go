@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -118,52 +117,21 @@ func wantHeld(t *testing.T, h *measure.Hold) {
 	}
 }
 
-// opening opens new connections, one after the other, until told to stop.
-type opening struct {
-	stop   context.CancelFunc
-	done   chan struct{}
-	flows  int
-	failed []string
-}
-
-// open starts to open connections from a host to an address, and returns when the first
-// have been served.
-func (l *lab) open(t *testing.T, from string, addr netip.Addr) *opening {
+// open opens new connections from a host to an address until the result is called,
+// which wants each to have been served.
+func (l *lab) open(t *testing.T, from string, addr netip.Addr) (wantServed func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	o := &opening{stop: cancel, done: make(chan struct{})}
-	begun := make(chan struct{})
-	begin := sync.OnceFunc(func() { close(begun) })
-	go func() {
-		defer close(o.done)
-		defer begin()
-		for ctx.Err() == nil {
-			r, err := measure.RunFlows(context.WithoutCancel(ctx), l.c.Box(from), l.self, measure.FlowsOpts{
-				Target: netip.AddrPortFrom(addr, system.Port), Count: 25, Interval: 2 * probeInterval,
-			})
-			o.flows += r.Flows
-			if err != nil {
-				o.failed = append(o.failed, err.Error())
-				return
-			}
-			for _, f := range r.Failures {
-				o.failed = append(o.failed, fmt.Sprintf("%d: %s", f.Count, f.Name))
-			}
-			begin()
+	o := measure.StartOpening(t.Context(), l.c.Box(from), l.self, measure.FlowsOpts{
+		Target: netip.AddrPortFrom(addr, system.Port), Count: 25, Interval: 2 * probeInterval,
+	})
+	t.Cleanup(func() { _, _ = o.Stop() })
+	return func() {
+		t.Helper()
+		r, err := o.Stop()
+		must(t, err)
+		if r.Failed > 0 || r.Flows == 0 {
+			t.Errorf("%d of %d new connections failed: %q", r.Failed, r.Flows, r.Failures)
 		}
-	}()
-	t.Cleanup(func() { cancel(); <-o.done })
-	<-begun
-	return o
-}
-
-// wantServed ends the opening and wants each connection to have been served.
-func (o *opening) wantServed(t *testing.T) {
-	t.Helper()
-	o.stop()
-	<-o.done
-	if len(o.failed) > 0 || o.flows == 0 {
-		t.Errorf("of %d new connections some failed: %q", o.flows, o.failed)
 	}
 }
 

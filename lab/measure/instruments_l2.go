@@ -3,6 +3,7 @@ package measure
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -123,4 +124,52 @@ func (a *Respond) Stop() (RespondReport, error) {
 	var r RespondReport
 	err := a.i.stop(0, &r)
 	return r, err
+}
+
+// Opening opens new flows from a host, one after the other, until it is stopped.
+type Opening struct {
+	stop   context.CancelFunc
+	done   chan struct{}
+	report OpeningReport
+	err    error
+}
+
+// OpeningReport counts the flows that were opened.
+type OpeningReport struct {
+	Flows    int
+	Failed   int
+	Failures []string // why, and how many in a batch
+}
+
+// StartOpening opens flows from the host of r at opts.Interval, in batches of opts.Count,
+// and returns when the first batch has ended. Stop it; the end of ctx is not its end.
+func StartOpening(ctx context.Context, r Runner, self string, opts FlowsOpts) *Opening {
+	run := context.WithoutCancel(ctx)
+	ctx, cancel := context.WithCancel(run)
+	o := &Opening{stop: cancel, done: make(chan struct{})}
+	begun := make(chan struct{})
+	begin := sync.OnceFunc(func() { close(begun) })
+	go func() {
+		defer close(o.done)
+		defer begin()
+		for ctx.Err() == nil && o.err == nil {
+			var batch FlowsReport
+			batch, o.err = RunFlows(run, r, self, opts) // to its end: who is cut off fails
+			o.report.Flows += batch.Flows
+			o.report.Failed += batch.Failed
+			for _, f := range batch.Failures {
+				o.report.Failures = append(o.report.Failures, fmt.Sprintf("%d: %s", f.Count, f.Name))
+			}
+			begin()
+		}
+	}()
+	<-begun
+	return o
+}
+
+// Stop ends the opening with the batch under way, and returns the counts.
+func (o *Opening) Stop() (OpeningReport, error) {
+	o.stop()
+	<-o.done
+	return o.report, o.err
 }

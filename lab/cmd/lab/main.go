@@ -9,9 +9,10 @@ import (
 	"github.com/barelb/barelb/lab/cli"
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/demo"
+	"github.com/barelb/barelb/lab/failover"
 )
 
 func main() {
 	cluster.Main()
-	os.Exit(cli.Run(demo.Command(), demo.ToolCommand(), bench.Command()))
+	os.Exit(cli.Run(demo.Command(), demo.ToolCommand(), bench.Command(), failover.Command()))
 }

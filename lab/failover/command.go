@@ -1,0 +1,185 @@
+// Package failover measures how long clients are without an answer when the nodes that
+// own Layer 2 addresses, their links and their speakers fail, restart or step down. Its
+// numbers are for comparing; nothing passes or fails by them.
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/barelb/barelb/lab/cluster"
+	"github.com/barelb/barelb/lab/demo"
+	"github.com/barelb/barelb/lab/system"
+)
+
+// options are what the flags say.
+type options struct {
+	trials, addresses int
+	pause, long       time.Duration
+	seed              uint64
+}
+
+// scenario is one case, on a cluster of its own kind.
+type scenario struct {
+	name, about string
+	nodes       int    // 0: --nodes
+	flags       string // of the speakers, besides --speaker-flags
+	run         func(*bench, context.Context) error
+}
+
+func scenarios() []scenario {
+	return []scenario{
+		{"cut", "the owner's link is cut, and mended", 0, "", (*bench).cut},
+		{"kill", "the owner's speaker is killed, and started", 0, "", (*bench).kill},
+		{"restart", "the owner's speaker is restarted in its Pod", 0, "", (*bench).restart},
+		{"upgrade", "the owner's speaker is replaced by that of another Pod", 0, "", (*bench).upgrade},
+		{"label", "the owner gets the exclude label, and loses it", 0, "", (*bench).label},
+		{"selector", "the advertisement's node selectors leave the owner out, and do not", 0, "", (*bench).selector},
+		{"drain", "the owner gets the annotation barelb.io/drain, and loses it", 0, "", (*bench).drain},
+		{"pair", "two of three nodes are cut at once, the owner among them", 3, "", (*bench).pair},
+		{"stop", "the owner's speaker is stopped (SIGSTOP) for 20 s", 0, "", (*bench).stop},
+		{"stop-long", "the owner's speaker is stopped (SIGSTOP) for 90 s", 0, "", (*bench).stopLong},
+		{"api", "the API server is stopped for --long, and the owner's link is cut meanwhile", 0, "", (*bench).api},
+		{"port", "a firewall drops what speakers tell each other for --long", 0, "", (*bench).port},
+		{"many", "the link of the owner of 1,000 addresses is cut", 0, "", (*bench).many},
+		{"cut-fast", "cut, with --l2-profile=fast", 0, "--l2-profile=fast", (*bench).cut},
+		{"two", "one of two nodes is cut", 2, "", (*bench).cut},
+		{"partition", "five nodes fall into three and two, and are one again", 5, "", (*bench).partition},
+		{"nine", "one to four of nine nodes are cut at once", 9, "", (*bench).nine},
+		{"loss", "nine nodes lose every fifth frame for --long", 9, "", (*bench).loss},
+		{"one-way", "of nine nodes each is deaf to two others for --long", 9, "", (*bench).oneWay},
+		{"load", "every core is busy for --long, with nine nodes", 9, "", (*bench).load},
+		{"arp", "answers for --addresses addresses at 1,000 requests a second", 0, "", (*bench).arp},
+	}
+}
+
+// Command returns `lab failover`.
+func Command() *cobra.Command {
+	stage := demo.Stage{Fast: true}
+	var o options
+	var cases []string
+	var flags string
+	var about strings.Builder
+	var names []string
+	for _, s := range scenarios() {
+		fmt.Fprintf(&about, "  %-10s %s\n", s.name, s.about)
+		names = append(names, s.name)
+	}
+	cmd := &cobra.Command{
+		Use: "failover", Short: "Measure outages of Layer 2 addresses, and print distributions as Markdown", Args: cobra.NoArgs,
+		Long: `Start a cluster without kubelets and let nodes, links and speakers fail, under
+probes every 5 ms from a client on the LAN and from one behind the router, by IPv4
+and IPv6, with the endpoints on nodes that stay. How late the instruments themselves
+were stands beside. The cases:
+
+` + about.String(),
+		Example: "  lab failover --trials 100 --speaker-flags \"--drain-time=2s\" --case cut,kill,restart\n" +
+			"  lab failover --case cut --manifest crds-and-rbac.yaml --controller /path/controller --speaker /path/speaker",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !stage.Fast {
+				return errors.New("failover needs --fast: it signals processes that it started")
+			}
+			for _, name := range cases {
+				if !slices.Contains(names, name) {
+					return fmt.Errorf("--case: no %q; there are %s", name, strings.Join(names, ", "))
+				}
+			}
+			for o.seed == 0 {
+				o.seed = rand.Uint64()
+			}
+			return runAll(cmd, stage, o, cases, flags)
+		},
+	}
+	stage.Flags(cmd)
+	f := cmd.Flags()
+	f.IntVar(&o.trials, "trials", 20, "times to do each case")
+	f.StringSliceVar(&cases, "case", names, "cases to measure")
+	f.StringVar(&flags, "speaker-flags", "", "flags to add to the speaker's command")
+	f.DurationVar(&o.pause, "pause", 2*time.Second, "how long a restarted speaker is away")
+	f.DurationVar(&o.long, "long", time.Minute, "how long a fault lasts during which nothing may move")
+	f.IntVar(&o.addresses, "addresses", 10_000, "addresses of the case arp")
+	f.Uint64Var(&o.seed, "seed", 0, "chooses nodes; 0: at random")
+	return cmd
+}
+
+// runAll runs the cases, those of one kind of cluster on one, and prints what was
+// measured, also if one fails.
+func runAll(cmd *cobra.Command, stage demo.Stage, o options, cases []string, flags string) error {
+	out, say := cmd.OutOrStdout(), demo.Say()
+	t := &tables{}
+	defer t.render(out)
+	fmt.Fprintf(out, "`%s`, seed %d\n", strings.Join(os.Args, " "), o.seed)
+	todo := slices.DeleteFunc(scenarios(), func(s scenario) bool { return !slices.Contains(cases, s.name) })
+	for len(todo) > 0 {
+		kind := todo[0]
+		same := func(s scenario) bool { return s.nodes == kind.nodes && s.flags == kind.flags }
+		these := slices.DeleteFunc(slices.Clone(todo), func(s scenario) bool { return !same(s) })
+		todo = slices.DeleteFunc(todo, same)
+		with := stage
+		with.Speaker = strings.TrimSpace(stage.Speaker + " " + flags + " " + kind.flags)
+		if kind.nodes > 0 {
+			with.Nodes = kind.nodes
+		}
+		if err := runKind(cmd, with, o, these, t, say); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runKind runs cases on one cluster.
+func runKind(cmd *cobra.Command, stage demo.Stage, o options, these []scenario, t *tables, say func(string, ...any)) (err error) { //nolint:nonamedreturns // Close adds to it
+	c, sys, err := stage.Start(cmd, say)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	b := &bench{c: c, sys: sys, self: self, o: o, say: say, t: t, rng: rand.New(rand.NewPCG(o.seed, o.seed))}
+	if err := b.prepare(cmd.Context()); err != nil {
+		return err
+	}
+	for _, s := range these {
+		say("%s: %s", s.name, s.about)
+		b.name = s.name
+		if err := s.run(b, cmd.Context()); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// bench is a cluster on which cases are measured.
+type bench struct {
+	c    *cluster.Cluster
+	sys  *system.System
+	self string
+	o    options
+	say  func(string, ...any)
+	t    *tables
+	rng  *rand.Rand
+	name string // of the case
+
+	macs map[string]string // node by MAC
+	web  addresses         // an address of each family
+	row  addresses         // IPv4 addresses in a row
+}
+
+// render prints everything as Markdown.
+func (t *tables) render(out io.Writer) {
+	for _, table := range []*table{&t.outages, &t.answers, &t.conns, &t.faults} {
+		table.render(out)
+	}
+}
