@@ -10,6 +10,7 @@ BIN      := bin
 LAB      := $(BIN)/lab
 IMAGE    := docker.io/barelb/barelb:dev
 LAB_ARGS ?=
+FAILOVER_ARGS ?= --trials 100 --speaker-flags "--drain-time=2s"
 TEST_ARGS ?=
 
 .PHONY: help
@@ -54,9 +55,10 @@ lab-down: lab-tool ## Remove every trace of labs
 	$(LAB) down --all
 
 .PHONY: bench
-bench: build lab-tool ## Print distributions: allocation, announcement, memory, failover
+bench: build lab-tool ## Print distributions: allocation, announcement, memory, failover (hours: see docs/failover.md)
 	go test -run '^$$' -bench 'OneMore|Restart' ./internal/core/ipam
 	$(LAB) bench $(LAB_ARGS)
+	$(LAB) failover $(FAILOVER_ARGS)
 
 .PHONY: generate
 generate: ## Generate deepcopy code, CRDs and deploy/install.yaml

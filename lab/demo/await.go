@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,24 @@ func (d *Demo) awaitNotOwner(ctx context.Context, node string) error {
 		}
 		owner, err := d.nodeOf(ctx, macs[0])
 		return owner != node, owner + " answers", err
+	})
+}
+
+// awaitUse waits until the router, and so the remote client, uses the victim for the
+// address, or uses another node.
+func (d *Demo) awaitUse(ctx context.Context, victim bool) error {
+	return d.await(ctx, fmt.Sprintf("the router to use %s: %t", d.victim, victim), func(ctx context.Context) (bool, string, error) {
+		out, err := d.c.Box(cluster.Router1).Command(ctx, "ip", "neigh", "show", d.vip.String(), "dev", "eth0").Output()
+		if err != nil {
+			return false, "", fmt.Errorf("list neighbours of the router: %w", err)
+		}
+		fields := strings.Fields(string(out))
+		i := slices.Index(fields, "lladdr")
+		if i < 0 || i+1 == len(fields) {
+			return false, "no MAC", nil
+		}
+		node, err := d.nodeOf(ctx, fields[i+1])
+		return (node == d.victim) == victim, "it uses " + node, err
 	})
 }
 

@@ -101,8 +101,9 @@ func Command() *cobra.Command {
 		Use: "demo", Short: "Measure Layer 2 and BGP on a cluster of this lab, and print the comparison", Args: cobra.NoArgs,
 		Long: `Start a cluster, install the load balancer, give a Service the address 192.168.1.250
 and measure both ways to announce it: who is responsible, how traffic spreads, how
-long a client is without an answer when a node's link is cut, when its speaker is
-stopped, and when both return. Everything is removed at the end, or at Ctrl-C.
+long a client is without an answer when a node's link is cut, when it is taken out
+of service, and when it returns, and how many open connections survive a restart of
+its speaker. Everything is removed at the end, or at Ctrl-C.
 
 Exits with 0 only if every row of the table holds.`,
 		Example: `  lab demo

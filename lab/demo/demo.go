@@ -22,7 +22,8 @@ import (
 const (
 	flows        = 300
 	leastShare   = 15.0 // percent of the flows, for each node, with BGP
-	l2Cut        = 10 * time.Second
+	l2Cut        = 800 * time.Millisecond
+	held         = 50          // connections open while a speaker is restarted
 	plannedLimit = time.Second // drains and returns
 	// routerActs is what the router may take, once the hold time is over, to take
 	// the next hop out of its kernel.
@@ -55,6 +56,7 @@ type result struct {
 	cut         outage
 	drain       outage
 	back        outage
+	restart     measure.HoldReport // of open connections, while a speaker is replaced
 }
 
 // outage is the longest time in which probes were lost.
@@ -128,12 +130,16 @@ func (d *Demo) layer2(ctx context.Context) (result, error) {
 	if err := d.sys.PlaceBackends(ctx, d.hosts...); err != nil {
 		return r, err
 	}
-	if err := d.failures(ctx, &r, func(ctx context.Context) error {
+	whole := func(ctx context.Context) error {
 		_, _, err := d.awaitOwner(ctx, owner)
-		return err
-	}, func(ctx context.Context) error {
-		return d.awaitNotOwner(ctx, owner)
+		return errors.Join(err, d.awaitUse(ctx, true))
+	}
+	if err := d.failures(ctx, &r, whole, func(ctx context.Context) error {
+		return errors.Join(d.awaitNotOwner(ctx, owner), d.awaitUse(ctx, false))
 	}); err != nil {
+		return r, err
+	}
+	if err := d.restart(ctx, &r, whole); err != nil {
 		return r, err
 	}
 	_, err = d.c.Kubectl(ctx, "-n", system.Namespace, "delete", "l2advertisement", "layer2")
@@ -161,13 +167,17 @@ func (d *Demo) bgp(ctx context.Context) (result, error) {
 		return r, err
 	}
 	all := len(d.c.Nodes())
-	return r, d.failures(ctx, &r, func(ctx context.Context) error {
+	whole := func(ctx context.Context) error {
 		_, err := d.awaitHops(ctx, all)
 		return err
-	}, func(ctx context.Context) error {
+	}
+	if err := d.failures(ctx, &r, whole, func(ctx context.Context) error {
 		_, err := d.awaitHops(ctx, all-1)
 		return err
-	})
+	}); err != nil {
+		return r, err
+	}
+	return r, d.restart(ctx, &r, whole)
 }
 
 // reach opens flows from both clients, and counts at which node they come in.
@@ -206,8 +216,8 @@ func (d *Demo) reach(ctx context.Context, r *result) error {
 	return nil
 }
 
-// failures cuts the link of the victim, mends it, takes its speaker away and gives
-// it back, under a probe from the remote client. whole waits until the announcement
+// failures cuts the link of the victim, mends it, takes the node out of service and
+// takes it back, under a probe from the remote client. whole waits until the announcement
 // is as it was, without until the node has no part in it.
 func (d *Demo) failures(ctx context.Context, r *result, whole, without func(context.Context) error) error {
 	node := d.victim
@@ -221,8 +231,8 @@ func (d *Demo) failures(ctx context.Context, r *result, whole, without func(cont
 	}{
 		{"cut", func() error { return errors.Join(d.c.Cut(node), without(ctx)) }},
 		{"mended", func() error { return errors.Join(d.c.Restore(node), whole(ctx)) }},
-		{"drain", func() error { return errors.Join(d.sys.StopSpeaker(ctx, node), without(ctx)) }},
-		{"back", func() error { return errors.Join(d.sys.StartSpeaker(ctx, node), whole(ctx)) }},
+		{"drain", func() error { return errors.Join(d.exclude(ctx, node, "=true"), without(ctx)) }},
+		{"back", func() error { return errors.Join(d.exclude(ctx, node, "-"), whole(ctx)) }},
 		{"end", func() error { return nil }},
 	}
 	for _, step := range steps {
@@ -259,6 +269,35 @@ func (d *Demo) failures(ctx context.Context, r *result, whole, without func(cont
 	r.back.lost += mended.lost
 	d.say("  cut %s, drain %s, return %s", r.cut, r.drain, r.back)
 	return nil
+}
+
+// exclude sets (=true) or removes (-) the label by which a node has no part in load
+// balancing.
+func (d *Demo) exclude(ctx context.Context, node, how string) error {
+	_, err := d.c.Kubectl(ctx, "label", "node", node, "node.kubernetes.io/exclude-from-external-load-balancers"+how)
+	return err
+}
+
+// restart replaces the speaker of the victim as an upgrade does, under open connections
+// of the remote client.
+func (d *Demo) restart(ctx context.Context, r *result, whole func(context.Context) error) error {
+	h, err := measure.StartHold(ctx, d.c.Box(cluster.Remote), d.self, measure.HoldOpts{
+		Target: netip.AddrPortFrom(d.vip, system.HoldPort), Conns: held,
+	})
+	if err != nil {
+		return err
+	}
+	d.say("  %s: its speaker is restarted under %d open connections", d.victim, held)
+	err = errors.Join(d.sys.UpgradeSpeaker(ctx, d.victim, 0), whole(ctx))
+	var herr error
+	r.restart, herr = h.Stop()
+	d.say("  %s", broken(r.restart))
+	return errors.Join(err, herr)
+}
+
+// broken says how many connections broke.
+func broken(r measure.HoldReport) string {
+	return fmt.Sprintf("%d of %d connections broken", r.Broken, r.Opened)
 }
 
 // steady is how many probes in a row must be answered before the next step: a turn

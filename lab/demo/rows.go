@@ -35,12 +35,16 @@ func (d *Demo) rows(l2, bgp result) []measure.Row {
 			OK:        l2.cut.within(l2Cut) && bgp.cut.within(hold+routerActs),
 		},
 		{
-			Title: "Speaker drained (SIGTERM)", Layer2: l2.drain.String(), BGP: bgp.drain.String(),
+			Title: "Node drained (exclude label)", Layer2: l2.drain.String(), BGP: bgp.drain.String(),
 			Threshold: plannedLimit.String(), OK: l2.drain.within(plannedLimit) && bgp.drain.within(plannedLimit),
 		},
 		{
-			Title: "Node and speaker return", Layer2: l2.back.String(), BGP: bgp.back.String(),
+			Title: "Node returns", Layer2: l2.back.String(), BGP: bgp.back.String(),
 			Threshold: plannedLimit.String(), OK: l2.back.within(plannedLimit) && bgp.back.within(plannedLimit),
+		},
+		{
+			Title: fmt.Sprintf("Speaker restart under %d open connections", held), Layer2: broken(l2.restart), BGP: broken(bgp.restart),
+			Threshold: "L2: none broken; BGP: as measured", OK: l2.restart.Opened == held && l2.restart.Broken == 0,
 		},
 		{
 			Title: "Needs of the network", Layer2: "nodes and clients' router in one subnet", BGP: "a router that speaks BGP",

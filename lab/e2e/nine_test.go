@@ -26,12 +26,12 @@ const correlated = 800 * time.Millisecond
 // them die at once. `lab failover --case nine,loss,load` has the same for longer.
 func TestLayer2NineNodes(t *testing.T) {
 	cfg := cluster.Config{Name: "e2e-nine", Nodes: 9, Router: cluster.NoRouter}
-	l := use(t, cfg)
-	t.Cleanup(func() {
+	t.Cleanup(func() { // after it is mended
 		if err := running.end(cfg.Name + "-" + strconv.Itoa(os.Getpid())); err != nil {
 			t.Error(err)
 		}
 	})
+	l := use(t, cfg)
 	n := &fleet{l: l, first: netip.MustParseAddr("192.168.1.192"), count: 16}
 	l.apply(t, pool("l2nine", []string{"192.168.1.192/28"}), object("L2Advertisement", "l2nine", "ipAddressPools: [l2nine]"))
 	for i := range n.count {
