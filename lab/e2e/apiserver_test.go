@@ -54,6 +54,7 @@ func TestAPIServerAway(t *testing.T) {
 	})
 	// Speakers need no API server to agree who takes over, nor to start again.
 	t.Run("owner fails meanwhile", func(t *testing.T) {
+		l.undo(t, "let the API server go on", func(ctx context.Context) error { return l.signalAPI(ctx, "CONT") })
 		p := l.probe(t, cluster.Client, arp)
 		must(t, l.signalAPI(t.Context(), "STOP"))
 		must(t, l.c.Cut(first))
@@ -68,6 +69,7 @@ func TestAPIServerAway(t *testing.T) {
 		}
 	})
 	t.Run("all speakers are restarted meanwhile", func(t *testing.T) {
+		l.undo(t, "let the API server go on", func(ctx context.Context) error { return l.signalAPI(ctx, "CONT") })
 		p := l.probe(t, cluster.Client, arp)
 		held := l.hold(t, cluster.Client, arp)
 		a := l.ask(t, quiet, arp)

@@ -3,10 +3,10 @@
 // routers, seen from real clients.
 //
 // The tests check behaviour, with generous deadlines; what is measured for its own
-// sake is in the demo and the benchmarks. All tests but those of BIRD and of several
-// controllers share one cluster, one after the other: each makes objects of its own
-// and removes them, and what a test has broken (links, processes) is mended before
-// the next one.
+// sake is in the demo and the benchmarks (`lab failover` for Layer 2). All tests but
+// those of BIRD, of several controllers and of nine nodes share one cluster, one after
+// the other: each makes objects of its own and removes them, and what a test has broken
+// (links, processes) is mended before the next one.
 //
 // They need root, FRR, BIRD, and these, which the environment may name:
 //

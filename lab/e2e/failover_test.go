@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"context"
 	"slices"
 	"testing"
 	"time"
@@ -26,12 +25,8 @@ func TestLayer2Failover(t *testing.T) {
 	o := l.rivals(t, "l2fail", []string{"192.168.1.208/32", "fd00:1::2:20/128"})
 	t.Run("link cut", func(t *testing.T) { o.cut(t, o.first) })
 	t.Run("speaker killed", o.kill)
-	t.Run("speaker restarted", func(t *testing.T) {
-		o.replace(t, func(ctx context.Context) error { return l.sys.RestartSpeaker(ctx, o.first, pause) })
-	})
-	t.Run("speaker replaced", func(t *testing.T) {
-		o.replace(t, func(ctx context.Context) error { return l.sys.UpgradeSpeaker(ctx, o.first, pause) })
-	})
+	t.Run("speaker replaced", o.replace)
+	t.Run("condition NetworkUnavailable", o.unavailable)
 	t.Run("two of three cut", func(t *testing.T) {
 		second := l.without(o.first)[0]
 		l.endpointsOn(t, o.name, l.without(o.first)[1:]...)
@@ -118,10 +113,9 @@ func (o owned) kill(t *testing.T) {
 	wantHeld(t, held)
 }
 
-// replace ends a speaker so that another follows. Nothing may be lost, not even for
+// replace ends a speaker so that another follows, as an upgrade does. Nothing may be lost, not even for
 // clients whose kernels forget the MAC all the time, and no connection may break.
-func (o owned) replace(t *testing.T, act func(context.Context) error) {
-	t.Helper()
+func (o owned) replace(t *testing.T) {
 	l := o.l
 	p := l.probe(t, cluster.Client, o.addr)
 	p6 := l.probe(t, cluster.Remote, o.addr6)
@@ -130,7 +124,7 @@ func (o owned) replace(t *testing.T, act func(context.Context) error) {
 	must(t, err)
 	a := l.ask(t, quiet, o.addr)
 	must(t, a.Mark("replaced"))
-	must(t, act(t.Context()))
+	must(t, l.sys.UpgradeSpeaker(t.Context(), o.first, pause))
 	l.awaitReady(t, o.first)
 	l.steady(t, p)
 	l.steady(t, p6)
@@ -145,6 +139,16 @@ func (o owned) replace(t *testing.T, act func(context.Context) error) {
 	}
 	o.wantNothingLost(t, p, p6)
 	wantHeld(t, held)
+}
+
+// unavailable has the node be without a network, as its object says, for a while.
+func (o owned) unavailable(t *testing.T) {
+	p := o.l.probe(t, cluster.Client, o.addr)
+	o.l.changeNode(t, o.first, unavailable, available, "status")
+	o.l.ownerIs(t, o.addr, o.l.without(o.first)...)
+	must(t, o.l.patchNode(t.Context(), o.first, available, "status"))
+	o.l.ownerIs(t, o.addr, o.first)
+	o.wantNothingLost(t, p)
 }
 
 // wantNothingLost ends probes and wants every one of them answered.

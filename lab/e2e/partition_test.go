@@ -74,11 +74,18 @@ func (o owned) partition(t *testing.T, gateway bool) {
 	t.Logf("split: %+v; joined: %+v", split.Answers, both.Answers)
 }
 
-// TestLayer2PortFiltered has a firewall drop all that speakers tell each other. No node
-// is dead, no speaker is, and nothing may move.
-func TestLayer2PortFiltered(t *testing.T) {
+// TestLayer2Keeps disturbs an owner that is well.
+func TestLayer2Keeps(t *testing.T) {
 	l := frr(t)
-	o := l.rivals(t, "l2port", []string{"192.168.1.216/32"})
+	o := l.rivals(t, "l2keeps", []string{"192.168.1.216/32"})
+	t.Run("speakers' port filtered", o.filtered)
+	t.Run("foreign claim", o.claimed) // after the ten seconds in which an owner tells of itself
+}
+
+// filtered has a firewall drop all that speakers tell each other. No node is dead, no
+// speaker is, and nothing may move.
+func (o owned) filtered(t *testing.T) {
+	l := o.l
 	p := l.probe(t, cluster.Client, o.addr)
 	a := l.ask(t, quiet, o.addr)
 	must(t, a.Mark("filtered"))
@@ -86,8 +93,8 @@ func TestLayer2PortFiltered(t *testing.T) {
 		l.undo(t, "let the speakers talk on "+node, func(ctx context.Context) error { return l.c.StopDropping(ctx, node) })
 		must(t, l.c.DropInput(t.Context(), node, "tcp dport 7946", "udp dport 7946"))
 	}
-	// Twice as long as memberlist takes to call the others dead.
-	must(t, a.AwaitRequests(limited(t, patience), int(15*time.Second/askInterval)))
+	// Longer than memberlist takes to call the others dead.
+	must(t, a.AwaitRequests(limited(t, patience), int(11*time.Second/askInterval)))
 	m := asked(t, a, "filtered")
 	if nodes := l.nodesOf(m.MACs()); !slices.Equal(nodes, []string{o.first}) || m.Silence.Max.Duration() > speechless {
 		t.Errorf("answers name %q, and for %s there was none; want %s alone", nodes, m.Silence.Max.Duration(), o.first)
@@ -95,13 +102,11 @@ func TestLayer2PortFiltered(t *testing.T) {
 	o.wantNothingLost(t, p)
 }
 
-// TestLayer2ForeignClaim has a host outside the cluster claim an owned address. The
-// owner keeps it, says so, and does not shout.
-func TestLayer2ForeignClaim(t *testing.T) {
-	l := frr(t)
-	o := l.rivals(t, "l2claim", []string{"192.168.1.217/32"})
+// claimed has a host outside the cluster claim an owned address. The owner keeps it,
+// says so, and does not shout.
+func (o owned) claimed(t *testing.T) {
+	l := o.l
 	a := l.ask(t, cluster.Client, o.addr)
-	must(t, a.AwaitRequests(limited(t, patience), int(11*time.Second/askInterval))) // what an owner tells at first is over
 	must(t, a.Mark("claim"))
 	const lasts = 3 * time.Second
 	claimed := make(chan error, 1)

@@ -10,7 +10,7 @@ import (
 )
 
 // drainTime is how long a former owner goes on forwarding in these tests.
-const drainTime = 2 * time.Second
+const drainTime = time.Second
 
 const (
 	drain   = `{"metadata":{"annotations":{"barelb.io/drain":""}}}`
@@ -30,15 +30,14 @@ func TestLayer2PlannedMoves(t *testing.T) {
 			return nil
 		}
 	}
-	node := func(patch string, sub ...string) func() error {
-		return func() error { return l.patchNode(t.Context(), o.first, patch, sub...) }
+	node := func(patch string) func() error {
+		return func() error { return l.patchNode(t.Context(), o.first, patch) }
 	}
 	for _, move := range []struct {
 		name       string
 		away, back func() error
 	}{
 		{"label exclude-from-external-load-balancers", node(exclude), node(include)},
-		{"condition NetworkUnavailable", node(unavailable, "status"), node(available, "status")},
 		{"annotation drain", node(drain), node(undrain)},
 		{"node selectors", adv(onNodes(l.without(o.first)...)), adv()},
 		{"node away and back", func() error { return l.c.Cut(o.first) }, func() error { return l.c.Restore(o.first) }},
