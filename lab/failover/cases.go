@@ -243,10 +243,10 @@ func (b *bench) planned(ctx context.Context, what string, act, undo func(context
 	there, here := tally{trials: b.o.trials}, tally{trials: b.o.trials}
 	others := strings.Join(b.without(b.web.first), ",")
 	for range b.o.trials {
-		err := errors.Join(
-			b.move(ctx, p, away.next(), act, others, &there),
-			b.move(ctx, p, back.next(), undo, b.web.first, &here),
-		)
+		err := b.move(ctx, p, away.next(), act, others, &there)
+		if err == nil {
+			err = b.move(ctx, p, back.next(), undo, b.web.first, &here)
+		}
 		if err != nil {
 			p.drop()
 			return err

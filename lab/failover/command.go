@@ -112,53 +112,61 @@ were stands beside. The cases:
 }
 
 // runAll runs the cases, those of one kind of cluster on one, and prints what was
-// measured, also if one fails.
+// measured. The cases after one that fails go on, on another cluster.
 func runAll(cmd *cobra.Command, stage demo.Stage, o options, cases []string, flags string) error {
 	out, say := cmd.OutOrStdout(), demo.Say()
 	t := &tables{}
 	defer t.render(out)
 	fmt.Fprintf(out, "`%s`, seed %d\n", strings.Join(os.Args, " "), o.seed)
 	todo := slices.DeleteFunc(scenarios(), func(s scenario) bool { return !slices.Contains(cases, s.name) })
+	var failed []error
 	for len(todo) > 0 {
 		kind := todo[0]
 		same := func(s scenario) bool { return s.nodes == kind.nodes && s.flags == kind.flags }
 		these := slices.DeleteFunc(slices.Clone(todo), func(s scenario) bool { return !same(s) })
-		todo = slices.DeleteFunc(todo, same)
 		with := stage
 		with.Speaker = strings.TrimSpace(stage.Speaker + " " + flags + " " + kind.flags)
 		if kind.nodes > 0 {
 			with.Nodes = kind.nodes
 		}
-		if err := runKind(cmd, with, o, these, t, say); err != nil {
-			return err
+		done, err := runKind(cmd, with, o, these, t, say)
+		if err != nil {
+			say("%v", err)
+			failed = append(failed, err)
 		}
+		if done == 0 || cmd.Context().Err() != nil {
+			break
+		}
+		todo = slices.DeleteFunc(todo, func(s scenario) bool {
+			return slices.ContainsFunc(these[:done], func(d scenario) bool { return d.name == s.name })
+		})
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
-// runKind runs cases on one cluster.
-func runKind(cmd *cobra.Command, stage demo.Stage, o options, these []scenario, t *tables, say func(string, ...any)) (err error) { //nolint:nonamedreturns // Close adds to it
+// runKind runs cases on one cluster until one fails, and returns how many were tried.
+func runKind(cmd *cobra.Command, stage demo.Stage, o options, these []scenario, t *tables, say func(string, ...any)) (done int, err error) { //nolint:nonamedreturns // Close adds to it
 	c, sys, err := stage.Start(cmd, say)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	b := &bench{c: c, sys: sys, self: self, o: o, say: say, t: t, rng: rand.New(rand.NewPCG(o.seed, o.seed))}
 	if err := b.prepare(cmd.Context()); err != nil {
-		return err
+		return 0, err
 	}
-	for _, s := range these {
+	for i, s := range these {
 		say("%s: %s", s.name, s.about)
 		b.name = s.name
 		if err := s.run(b, cmd.Context()); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+			return i + 1, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	return nil
+	return len(these), nil
 }
 
 // bench is a cluster on which cases are measured.
