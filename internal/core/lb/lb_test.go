@@ -85,3 +85,14 @@ func TestPeerStringHoldsNoSecret(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestEndpointsAreOrdered(t *testing.T) {
+	want := []lb.Endpoint{{}, {Serving: true}, {Node: "a"}, {Node: "a", Serving: true}, {Node: "b"}}
+	for i, a := range want {
+		for j, b := range want {
+			if got := a.Compare(b); (got < 0) != (i < j) || (got > 0) != (i > j) {
+				t.Errorf("%+v and %+v: got %d", a, b, got)
+			}
+		}
+	}
+}
