@@ -86,7 +86,7 @@ func TestMembersFlags(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "secretkey"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	good := speakerFlags{nodeName: "node1", mlBindAddr: "127.0.0.1", mlLabels: "a=b", mlBindPort: 7946, mlSecretPath: dir}
+	good := speakerFlags{probe: "arp", nodeName: "node1", mlBindAddr: "127.0.0.1", mlLabels: "a=b", mlBindPort: 7946, mlSecretPath: dir}
 	for name, c := range map[string]struct {
 		edit    func(*speakerFlags)
 		members bool

@@ -8,8 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -62,10 +60,8 @@ func (f *speakerFlags) check() error {
 	case f.drain < 0 || f.drain > maxDrain:
 		return fmt.Errorf("--drain-time: %s is not between 0 and %s", f.drain, maxDrain)
 	}
-	if _, ok := probeMethods[f.probe]; !ok {
-		return fmt.Errorf("--l2-probe: %q is none of arp, icmp and off", f.probe)
-	}
-	return nil
+	_, err = probeMethod(f.probe)
+	return err
 }
 
 // Bounds of the flags: a shorter interval is below what a busy machine's clock can do.
@@ -77,7 +73,18 @@ const (
 	defaultDrain       = 10 * time.Second
 )
 
-var probeMethods = map[string]core.Method{"arp": core.ARP, "icmp": core.ICMP, "off": core.Off}
+// probeMethod returns the method of that name.
+func probeMethod(name string) (core.Method, error) {
+	switch name {
+	case "arp":
+		return core.ARP, nil
+	case "icmp":
+		return core.ICMP, nil
+	case "off":
+		return core.Off, nil
+	}
+	return 0, fmt.Errorf("--l2-probe: %q is none of arp, icmp and off", name)
+}
 
 func speakerCommand(stderr io.Writer) *cobra.Command {
 	var f speakerFlags
@@ -147,12 +154,8 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	var fresh func() bool
-	if members != nil {
-		fresh = members.Fresh
-	}
 	l2 := layer2.New(layer2.Config{
-		Log: log, Links: links, Exclude: exclude, Registerer: reg, Fresh: fresh,
+		Log: log, Links: links, Exclude: exclude, Registerer: reg, Fresh: fresh(members),
 		OnClaim: func(c layer2.Claim) { s.Claimed(c.Addr, c.MAC, c.Link) },
 	})
 	routers := bgp.New(bgp.Config{NodeName: f.nodeName, NodeAddrs: nodeAddrs(f.host, exclude, links), Log: log})
@@ -190,11 +193,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	tasks.Go(ctx, "layer2", l2.Run)
 	tasks.Go(ctx, "bgp", routers.Run)
 	if members != nil {
-		tasks.Go(ctx, "members", members.Run)
-	}
-	if members != nil {
-		members.Serve(stateOfCluster, feed.Export)
-		tasks.Go(ctx, "state from others", func(ctx context.Context) error { return learn(ctx, members, feed, log) })
+		startMembers(ctx, tasks, members, feed, log)
 	}
 	tasks.Go(ctx, "address conflicts", conflicts.Run)
 	if prober != nil {
@@ -238,35 +237,6 @@ func newWire(node string, p *probe.Prober, w *kube.ConflictWriter) *speaker.Wire
 	return speaker.NewWire(node, p, w)
 }
 
-// newMembers returns the company of speakers, or nil if it is not asked for. told gets what
-// other speakers say that they are about.
-func newMembers(
-	f speakerFlags, cluster *kube.Cluster, reg prometheus.Registerer, watcher *link.Watcher, exclude []*regexp.Regexp,
-	told func(context.Context, string, []byte) error, log *slog.Logger,
-) (*liveness.Runner, error) {
-	if f.mlBindAddr == "" || f.mlLabels == "" {
-		log.Warn("speakers do not watch each other: without --ml-bindaddr and --ml-labels nobody takes over from a node that fails")
-		return nil, nil //nolint:nilnil // no membership is no error
-	}
-	if f.mlBindPort < 1 || f.mlBindPort > 65535 {
-		return nil, fmt.Errorf("--ml-bindport, METALLB_ML_BIND_PORT: must be between 1 and 65535")
-	}
-	var secret []byte
-	if f.mlSecretPath != "" {
-		b, err := os.ReadFile(filepath.Join(f.mlSecretPath, "secretkey"))
-		if err != nil {
-			return nil, fmt.Errorf("--ml-secret-key-path: %w (the controller makes the Secret when it starts with --ml-secret-name)", err)
-		}
-		secret = b // all of it, as MetalLB takes it
-	}
-	return liveness.New(liveness.Config{
-		NodeName: f.nodeName, BindAddr: f.mlBindAddr, BindPort: f.mlBindPort, Secret: secret, WAN: f.wan,
-		Log: log, Speakers: cluster.Speakers, Tuning: f.mlTuning, Links: watcher, Exclude: exclude,
-		Interval: f.interval, Multiplier: f.multiplier, CaretakerTimeout: f.caretakerTimeout, Probe: probeMethods[f.probe],
-		Told: told, Registerer: reg, Local: watcher.Local,
-	}), nil
-}
-
 // nodeAddrs returns a function that lists this node's addresses, best first: the
 // one that it is known by, then those of its links by name, except links that
 // belong to container networks.
@@ -287,55 +257,5 @@ func nodeAddrs(host string, exclude []*regexp.Regexp, watcher *link.Watcher) fun
 			}
 		}
 		return out
-	}
-}
-
-// depart waits until the process shall end, and tells the other speakers what that is.
-func depart(ctx context.Context, cluster *kube.Cluster, s *speaker.Speaker) error {
-	<-ctx.Done()
-	ctx = context.WithoutCancel(ctx)
-	if leaving, why := cluster.Departure(ctx); leaving {
-		s.Leave(ctx, why)
-	} else {
-		s.Restart(ctx)
-	}
-	return nil
-}
-
-const (
-	// stateOfCluster is what speakers ask each other for when they start without the API
-	// server.
-	stateOfCluster = "state"
-	// learnAfter is how long a speaker that starts waits for the API server.
-	learnAfter = 3 * time.Second
-	learnAgain = time.Second
-)
-
-// learn gets the state of the cluster from another speaker if the API server does not give
-// it: what is announced here shall not wait for that.
-func learn(ctx context.Context, members *liveness.Runner, feed *kube.Feed, log *slog.Logger) error {
-	for wait := learnAfter; ; wait = learnAgain {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-feed.Ready():
-			<-ctx.Done()
-			return nil
-		case <-time.After(wait):
-		}
-		for name, n := range members.View().Nodes {
-			if !n.Member || n.Facts == nil || n.Facts.Phase != core.Serving {
-				continue
-			}
-			b, err := members.Fetch(ctx, name, stateOfCluster)
-			if err == nil {
-				err = feed.Import(b)
-			}
-			if err == nil {
-				log.Warn("the API server does not answer: this speaker begins with what another one knows", "node", name)
-				break
-			}
-			log.Debug("state of the cluster not learned", "node", name, "err", err)
-		}
 	}
 }

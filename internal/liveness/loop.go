@@ -3,6 +3,8 @@ package liveness
 import (
 	"context"
 	"hash/fnv"
+	"maps"
+	"slices"
 	"time"
 
 	core "github.com/barelb/barelb/internal/core/liveness"
@@ -168,9 +170,28 @@ func (l *loop) askOwners() {
 	}
 }
 
+// reacquaint asks speakers for their records, and tells them which is ours now: what was
+// said while we did not hear each other is lost.
+func (l *loop) reacquaint(names ...string) {
+	p := l.peers.Load()
+	head := append([]byte{userDelta}, l.book.head()...)
+	for _, name := range names {
+		if n := p.nodes[name]; n != nil && speaksBareLB(n) && name != l.cfg.NodeName {
+			l.sendTo(p, name, l.question())
+			l.sendTo(p, name, head)
+		}
+	}
+}
+
 // report logs and counts what the machine found worth it.
 func (l *loop) report(ctx context.Context, a core.Report) {
 	l.metrics.report(a)
+	switch a.Kind { //nolint:exhaustive // after the others nothing is to be caught up with
+	case core.NodeAlive:
+		l.reacquaint(a.Node)
+	case core.Refuted:
+		l.reacquaint(slices.Collect(maps.Keys(l.peers.Load().nodes))...)
+	}
 	log := l.cfg.Log.With("what", a.Kind.String())
 	for key, value := range map[string]string{"node": a.Node, "link": a.Link, "by": a.By} {
 		if value != "" {

@@ -71,6 +71,8 @@ func ofFleet(v *liveness.View, mac [6]byte) bool {
 }
 
 // newForeign returns the counter of claims of hosts outside the fleet.
+//
+//nolint:ireturn // the library gives no other
 func newForeign(reg prometheus.Registerer) prometheus.Counter {
 	c := prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: "barelb", Subsystem: "layer2", Name: "foreign_claims_total",

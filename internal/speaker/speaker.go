@@ -30,7 +30,7 @@ type (
 		Drain() kube.Delta
 	}
 	// members is the other speakers: what is known of them, and what they are told.
-	members interface {
+	members interface { //nolint:interfacebloat // they are one thing
 		// View returns what is known of all nodes; nobody is in it until others could answer.
 		View() *liveness.View
 		// Changed signals that View changed, or that there are claims to drain.

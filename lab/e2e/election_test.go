@@ -179,4 +179,8 @@ func TestLayer2ProxyARP(t *testing.T) {
 	if begin, err := r.After("begin"); err != nil || begin.Lost > 0 {
 		t.Errorf("%d probes lost before the cable was cut (%v)", begin.Lost, err)
 	}
+	// The next test shall find the fleet well again.
+	must(t, l.c.StopDropping(t.Context(), cluster.Lan))
+	must(t, l.c.Restore(o.first))
+	l.ownerIs(t, o.addr, o.first)
 }

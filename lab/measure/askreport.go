@@ -86,6 +86,17 @@ func (r AskReport) After(mark string) (AskMark, error) {
 // MACs are the distinct MACs that answers of the period claimed, sorted.
 func (m AskMark) MACs() []string { return macsOf(m.Answers) }
 
+// MACsAfter are those of MACs that answered later than d after the mark, too.
+func (m AskMark) MACsAfter(d time.Duration) []string {
+	var late []Holder
+	for _, a := range m.Answers {
+		if a.Last.Duration() > d {
+			late = append(late, a)
+		}
+	}
+	return macsOf(late)
+}
+
 // Senders are the distinct senders of the period's answers, sorted.
 func (m AskMark) Senders() []string {
 	from := make([]string, 0, len(m.Answers))

@@ -77,10 +77,15 @@ type tenure struct {
 	tell      lb.Tell
 	term      uint32
 	from      string    // whom those who do not know us use, while tell is TellNever
+	cut       bool      // we may be cut off, or others hold us dead
 	awaits    bool      // the plan is for another, who has not claimed it yet
 	until     time.Time // when to tell after TellNever, to yield, or to end; zero: never
 	contested time.Time // when another's claim was last outbid
 }
+
+// shortPatience is the patience with a successor that claims the address, but with an
+// earlier term than we do.
+const shortPatience = 300 * time.Millisecond
 
 // contestAgain is the least time between two claims against another's, should the two
 // plans differ.
@@ -114,7 +119,7 @@ func (b *Book) Step(in Input) Output {
 
 // caretake takes care of another's address.
 func (b *Book) caretake(in Input, addr netip.Addr, w Want) {
-	if t := b.held[addr]; t == nil && in.View.CutOffAt(addr, b.opts.Node) {
+	if t := b.held[addr]; t == nil && b.cutOff(in, addr) {
 		return // whoever may be cut off claims nothing new
 	}
 	b.held[addr] = &tenure{want: w, role: lb.Caretake}
@@ -124,13 +129,17 @@ func (b *Book) caretake(in Input, addr netip.Addr, w Want) {
 func (b *Book) own(in Input, addr netip.Addr, w Want) {
 	t := b.held[addr]
 	if t == nil || t.role != lb.Own {
-		if in.View.CutOffAt(addr, b.opts.Node) && t == nil && !claims(in.Claims(addr), b.opts.Node) {
+		if b.cutOff(in, addr) && t == nil && !claims(in.Claims(addr), b.opts.Node) {
 			return
 		}
 		b.held[addr] = b.take(in, addr, w)
 		return
 	}
 	t.want = w
+	if t.cut = b.cutOff(in, addr); t.cut {
+		t.linger(time.Time{}, "")
+		return
+	}
 	if t.awaits {
 		t.awaits, t.until = false, time.Time{} // it was to go elsewhere, and stays
 	}
@@ -204,11 +213,16 @@ func (b *Book) keeps(in Input, addr netip.Addr, t *tenure) bool {
 	if t.role == lb.Caretake {
 		return false
 	}
-	if in.View.CutOffAt(addr, b.opts.Node) {
-		return true
-	}
 	to, lingers := in.Elsewhere(addr, b.opts.Node)
-	if to == "" || to == b.opts.Node || !lingers {
+	switch {
+	case to == "":
+		return false
+	case b.cutOff(in, addr):
+		if t.cut = t.role == lb.Own; t.cut {
+			t.linger(time.Time{}, "")
+		}
+		return true
+	case to == b.opts.Node || !lingers:
 		return false
 	}
 	if t.role == lb.Yield {
@@ -217,8 +231,12 @@ func (b *Book) keeps(in Input, addr netip.Addr, t *tenure) bool {
 	switch {
 	case outbid(in.Claims(addr), to, t.term):
 	case !t.awaits:
-		// Answer everybody until the other one does.
+		// Answer everybody until the other one does. One that claims it already, from
+		// before we did, owns it since we did not hear each other, as a rule.
 		t.awaits, t.until = true, in.Now.Add(b.opts.Patience)
+		if claims(in.Claims(addr), to) {
+			t.until = in.Now.Add(shortPatience)
+		}
 		return true
 	case in.Now.Before(t.until):
 		return true
@@ -230,7 +248,12 @@ func (b *Book) keeps(in Input, addr netip.Addr, t *tenure) bool {
 func (b *Book) output() Output {
 	out := Output{L2: make(lb.L2, len(b.held)), Claims: map[netip.Addr]uint32{}}
 	for addr, t := range b.held {
-		out.L2[addr] = lb.L2Announcement{Links: t.want.Links, Role: t.role, Tell: t.tell, MACs: t.want.MACs}
+		a := lb.L2Announcement{Links: t.want.Links, Role: t.role, Tell: t.tell, MACs: t.want.MACs}
+		if t.cut {
+			// Nobody new shall learn of us before we know what others have taken.
+			a.Role, a.Tell = lb.Yield, lb.TellAtOnce
+		}
+		out.L2[addr] = a
 		if t.role == lb.Own {
 			out.Claims[addr] = t.term
 		}
@@ -250,6 +273,13 @@ func claims(all []liveness.Claimant, node string) bool {
 // claimed before we did does not count.
 func outbid(all []liveness.Claimant, node string, term uint32) bool {
 	return slices.ContainsFunc(all, func(c liveness.Claimant) bool { return c.Node == node && c.Term >= term })
+}
+
+// cutOff reports whether this node may be cut off where addr is, or others hold it dead
+// there.
+func (b *Book) cutOff(in Input, addr netip.Addr) bool {
+	return in.View.CutOffAt(addr, b.opts.Node) || in.View != nil &&
+		in.View.Nodes[b.opts.Node].DeadAt(func(s liveness.Segment) bool { return s.Contains(addr) })
 }
 
 // forwards reports whether a node's kernel lives, as far as is known, where an address is.

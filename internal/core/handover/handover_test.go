@@ -174,6 +174,17 @@ func TestPlannedMoveAway(t *testing.T) {
 		s.step(ms)
 		s.silent(t, "drained")
 	})
+	t.Run("the successor claims it from before", func(t *testing.T) {
+		s := newScene()
+		s.claims = []liveness.Claimant{{Node: "b", Term: 1}}
+		s.mine()
+		s.step(0)
+		s.others("b")
+		s.step(ms)
+		s.is(t, "at first", lb.Own, lb.TellNever, 2)
+		s.step(300 * ms)
+		s.is(t, "then", lb.Yield, lb.TellAtOnce, 0)
+	})
 	t.Run("loses patience", func(t *testing.T) {
 		s := begin()
 		s.step(patience)
@@ -263,10 +274,33 @@ func TestCutOffKeepsAndClaimsNothing(t *testing.T) {
 	s.others("b")
 	s.claims = []liveness.Claimant{{Node: "b", Term: 2}}
 	s.step(time.Hour)
-	s.is(t, "cut off", lb.Own, lb.TellAtOnce, 1)
+	s.is(t, "cut off", lb.Yield, lb.TellAtOnce, 1)
 	s.view = living("a", "b", "c")
 	s.step(ms)
 	s.is(t, "in touch again", lb.Yield, lb.TellAtOnce, 0)
+
+	// It owns it by the plan, and is cut off: it tells nobody until it knows what others took.
+	s = newScene()
+	s.mine()
+	s.step(0)
+	s.view.CutOff = map[liveness.Segment]bool{segment: true}
+	s.step(ms)
+	s.is(t, "cut off", lb.Yield, lb.TellAtOnce, 1)
+	s.view = living("a", "b", "c")
+	s.step(ms)
+	s.is(t, "nobody took it", lb.Own, lb.TellAtOnce, 1)
+	s.view.CutOff = map[liveness.Segment]bool{segment: true}
+	s.step(ms)
+	s.view = living("a", "b", "c")
+	s.claims = []liveness.Claimant{{Node: "b", Term: 2}}
+	s.step(ms)
+	s.is(t, "b took it", lb.Own, lb.TellNever, 3)
+	s.kill("a") // as the others hold
+	s.step(ms)
+	s.is(t, "held dead", lb.Yield, lb.TellAtOnce, 3)
+	s.others("")
+	s.step(ms)
+	s.silent(t, "withdrawn while cut off")
 
 	for what, want := range map[string]handover.Want{"own": {}, "caretake": {Caretake: true}} {
 		s = newScene()

@@ -13,6 +13,7 @@ const (
 	priorLoss      = 0.1 // as long as there are fewer
 	flapForgotten  = time.Minute
 	cleanReturn    = 3 // answers in a row
+	freeFlaps      = 3 // deaths in short order that cost nothing: they happen
 	firstHold      = time.Second
 	longestHold    = 10 * time.Second
 	shortHistory   = 16
@@ -65,10 +66,10 @@ func multiplier(p float64, least int) int {
 // hold returns how long a node that died flaps times in short order has to answer before it
 // counts as alive.
 func hold(flaps int) time.Duration {
-	if flaps <= 1 {
+	if flaps <= freeFlaps {
 		return 0
 	}
-	return min(longestHold, firstHold<<min(flaps-2, 8))
+	return min(longestHold, firstHold<<min(flaps-freeFlaps-1, 8))
 }
 
 // rank places a node in the rings.

@@ -36,7 +36,7 @@ func TestMultiplier(t *testing.T) {
 }
 
 func TestHold(t *testing.T) {
-	for flaps, seconds := range []int{0, 0, 1, 2, 4, 8, 10, 10} {
+	for flaps, seconds := range []int{0, 0, 0, 0, 1, 2, 4, 8, 10, 10} {
 		if got := hold(flaps).Seconds(); got != float64(seconds) {
 			t.Errorf("after %d deaths: %vs, want %ds", flaps, got, seconds)
 		}

@@ -207,7 +207,11 @@ func namesIn(w World) []string {
 // adopt gives n what the World says of it. links says whether its links have changed,
 // newcomer whether its speaker is a new process.
 func (m *Machine) adopt(n *node, w World) (links, newcomer bool) {
-	n.member = w.Members[n.name] || n == m.self
+	member := w.Members[n.name] || n == m.self
+	if n.member && !member {
+		n.speaker.vouched = false
+	}
+	n.member = member
 	f := w.Facts[n.name]
 	if f.Equal(n.facts) {
 		return false, false

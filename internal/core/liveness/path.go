@@ -15,9 +15,12 @@ const (
 	freshGap    = 5 * time.Millisecond
 	checkTime   = 30 * time.Millisecond
 
-	deadProbing   = time.Minute // how long a dead node is probed each Interval
-	slowInterval  = time.Second // later
-	enoughAnswers = 5           // of a node that saw no probe, to believe that another answers
+	deadProbing  = time.Minute // how long a dead node is probed each Interval
+	slowInterval = time.Second // later
+	// enoughUnseen is how often in a row the node must say so: a speaker that has just
+	// started does not know yet whose probes it sees.
+	enoughUnseen  = 2
+	enoughAnswers = 5 // of a node that saw no probe, to believe that another answers
 )
 
 // path is how this node probes one attachment of another.
@@ -37,6 +40,7 @@ type path struct {
 	history  history
 
 	answers   int  // since the observed last said how many probes it saw
+	unseen    int  // how often in a row it said that it saw none, although there were answers
 	proxied   bool // something else answers for it
 	suspectAt time.Time
 
@@ -228,8 +232,13 @@ func (m *Machine) probesSeen(e ProbesSeen) {
 		return
 	}
 	p := a.path
-	if e.Seen == 0 && p.answers >= enoughAnswers && m.opts.Method == ARP {
-		m.proxied(p)
+	switch {
+	case e.Seen > 0:
+		p.unseen = 0
+	case p.answers >= enoughAnswers && m.opts.Method == ARP:
+		if p.unseen++; p.unseen >= enoughUnseen {
+			m.proxied(p)
+		}
 	}
 	p.answers = 0
 }

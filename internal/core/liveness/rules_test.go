@@ -235,11 +235,15 @@ func TestAnswerOfAnother(t *testing.T) {
 
 func TestProbesNotSeen(t *testing.T) {
 	for _, c := range []struct {
-		seen uint32
-		want int
-	}{{0, 1}, {9, 0}} {
+		seen, seenFirst uint32
+		want            int
+	}{{0, 0, 1}, {0, 9, 0}, {9, 0, 0}, {9, 9, 0}} {
 		o := newOne(liveness.Options{})
 		o.world(serving(0), serving(1))
+		o.run(time.Second, always)
+		if got := reportsOf(o.Step(o.now, liveness.ProbesSeen{Node: "node1", Segment: segment, Seen: c.seenFirst}), liveness.ProxiedNode); len(got) > 0 {
+			t.Errorf("%d seen once: %v", c.seenFirst, got)
+		}
 		o.run(time.Second, always)
 		acts := o.Step(o.now, liveness.ProbesSeen{Node: "node1", Segment: segment, Seen: c.seen})
 		if got := len(reportsOf(acts, liveness.ProxiedNode)); got != c.want {
@@ -313,11 +317,17 @@ func TestRefute(t *testing.T) {
 	if len(b) != 1 || b[0].Message.Epoch != 4 || b[0].Message.Node != "node0" || len(o.View().Nodes["node0"].Dead) > 0 {
 		t.Errorf("one who is answered says %v", acts)
 	}
-	// The second time it waits.
-	dead.Message.Epoch = 5
+	for _, epoch := range []uint32{5, 7} {
+		dead.Message.Epoch = epoch
+		if b := pick[liveness.Broadcast](o.Step(o.now, dead)); len(b) != 1 || b[0].Message.Epoch != epoch+1 {
+			t.Errorf("epoch %d: it says %v", epoch, b)
+		}
+	}
+	// The fourth time in short order it waits.
+	dead.Message.Epoch = 9
 	acts = o.Step(o.now, dead)
 	if b := pick[liveness.Broadcast](acts); len(b) > 0 {
-		t.Errorf("the second time it says at once %v", b)
+		t.Errorf("the fourth time it says at once %v", b)
 	}
 	if !o.View().Nodes["node0"].Dead[segment] {
 		t.Error("it does not know that others hold it dead")

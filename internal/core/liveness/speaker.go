@@ -20,6 +20,7 @@ type speaker struct {
 	connInc   uint64
 	beat      time.Time
 	missed    bool // beats, and this node has said so
+	vouched   bool // for itself, since memberlist lost it
 
 	heard     time.Time // a frame of it
 	downSince time.Time
@@ -48,7 +49,7 @@ func (m *Machine) judgeSpeaker(n *node) {
 	down, gone := false, n.gone && n.facts != nil
 	if n.facts != nil {
 		s := &n.speaker
-		down = s.epoch%2 == 1 || !n.member
+		down = s.epoch%2 == 1 || !n.member && !s.vouched
 		switch n.facts.Phase {
 		case Restarting:
 			down = true
@@ -157,6 +158,7 @@ func (m *Machine) speakerVerdict(n *node, msg Message, from string) {
 	}
 	s.incarnate(msg.Incarnation)
 	s.epoch = msg.Epoch
+	s.vouched = s.vouched || from == n.name // whatever memberlist says, it works
 	m.judgeSpeaker(n)
 }
 

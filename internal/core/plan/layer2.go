@@ -70,7 +70,7 @@ func (p *Planner) whyNotOwner(d *decision, s *slate) Outcome {
 	me := p.nodes[p.opts.Node]
 	_, covered := p.score(s.advs, p.opts.Node)
 	if me != nil {
-		switch p.standsOff(me) {
+		switch p.standsOff(me) { //nolint:exhaustive // it knows three reasons
 		case lb.NodeNetworkUnavailable:
 			return Outcome{lb.NodeNetworkUnavailable, "this node's condition NetworkUnavailable is True"}
 		case lb.NodeExcluded:

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/barelb/barelb/internal/core/lb"
 )
@@ -41,7 +42,7 @@ func (p *Planner) sharers(addrs []netip.Addr) map[lb.Key]bool {
 		for key := range p.holders[a] {
 			if !found[key] {
 				found[key] = true
-				todo = append(todo[:len(todo):len(todo)], p.services[key].Addrs...)
+				todo = append(slices.Clip(todo), p.services[key].Addrs...)
 			}
 		}
 	}
