@@ -148,7 +148,7 @@ func (f *configFeed) read(ctx context.Context) (*config.Objects, error) {
 		objs.Peers = append(objs.Peers, convertPeer(&peers.Items[i]))
 	}
 	for i := range profiles.Items {
-		objs.BFDProfiles = append(objs.BFDProfiles, profiles.Items[i].Name)
+		objs.BFDProfiles = append(objs.BFDProfiles, convertBFDProfile(&profiles.Items[i]))
 	}
 	for i := range communities.Items {
 		objs.Communities = append(objs.Communities, convertCommunity(&communities.Items[i]))

@@ -268,6 +268,15 @@ func duration(d *metav1.Duration) *time.Duration {
 	return &d.Duration
 }
 
+func convertBFDProfile(o *v1beta1.BFDProfile) config.BFDProfile {
+	s := &o.Spec
+	return config.BFDProfile{
+		Meta: convertMeta(o), ReceiveInterval: s.ReceiveInterval, TransmitInterval: s.TransmitInterval,
+		EchoInterval: s.EchoInterval, DetectMultiplier: s.DetectMultiplier, MinimumTTL: s.MinimumTTL,
+		EchoMode: s.EchoMode != nil && *s.EchoMode, PassiveMode: s.PassiveMode != nil && *s.PassiveMode,
+	}
+}
+
 func convertCommunity(o *v1beta1.Community) config.CommunityList {
 	c := config.CommunityList{Meta: convertMeta(o)}
 	for _, a := range o.Spec.Communities {

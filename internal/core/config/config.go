@@ -20,6 +20,7 @@ type Config struct {
 	L2       []*L2Adv
 	BGP      []*BGPAdv // oldest first, then by name
 	Peers    []*Peer   // oldest first, then by name
+	BFD      []*lb.BFDProfile
 	Problems []Problem // sorted
 
 	ranges claims // of all pools in force
@@ -110,6 +111,7 @@ func Parse(objs Objects, prev *Config) *Config {
 	p.l2(objs)
 	aliases := p.communities(objs.Communities)
 	p.bgp(objs, aliases)
+	p.bfd(objs.BFDProfiles)
 	p.peers(objs)
 	slices.SortFunc(p.cfg.Problems, func(a, b Problem) int {
 		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name),

@@ -31,7 +31,7 @@ type Objects struct {
 	L2          []L2Advertisement
 	BGP         []BGPAdvertisement
 	Peers       []BGPPeer
-	BFDProfiles []string // names
+	BFDProfiles []BFDProfile
 	Communities []CommunityList
 	// Secrets are the Secrets that peers refer to, by name; one that does not
 	// exist is absent.
@@ -118,6 +118,14 @@ type BGPPeer struct {
 	// Withheld says that the peer has a password that this copy of it leaves out:
 	// it comes from another speaker, while the API server cannot be reached.
 	Withheld bool
+}
+
+// BFDProfile is the spec of a BFDProfile; intervals are in milliseconds, nil is unset.
+type BFDProfile struct {
+	Meta
+	ReceiveInterval, TransmitInterval, EchoInterval *uint32
+	DetectMultiplier, MinimumTTL                    *uint32
+	EchoMode, PassiveMode                           bool
 }
 
 // CommunityList is the spec of a Community object: aliases and their values.

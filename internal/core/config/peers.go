@@ -19,6 +19,7 @@ func (p *parser) peers(objs Objects) {
 	for i := range sorted {
 		o := &sorted[i]
 		peer, ps := parsePeer(o, objs)
+		peer.BFD = p.peerProfile(o, &ps)
 		peer = settle(p, KindBGPPeer, o.Name, peer, ps, p.prev.Peers, func(q *Peer) string { return q.Name })
 		if peer == nil {
 			continue

@@ -176,7 +176,7 @@ func TestLostSecretKeepsSession(t *testing.T) {
 func TestNotSupportedYetIsSaid(t *testing.T) {
 	o := peer("r", 0)
 	o.BFDProfile, o.GracefulRestart = "fast", true
-	c := config.Parse(config.Objects{Peers: []config.BGPPeer{o}, BFDProfiles: []string{"fast"}}, nil)
+	c := config.Parse(config.Objects{Peers: []config.BGPPeer{o}, BFDProfiles: []config.BFDProfile{{Meta: config.Meta{Name: "fast"}}}}, nil)
 	checkProblems(t, c,
 		config.Problem{Kind: "BGPPeer", Name: "r", Field: "spec.bfdProfile", Reason: lb.NotSupported, InForce: true},
 		config.Problem{Kind: "BGPPeer", Name: "r", Field: "spec.enableGracefulRestart", Reason: lb.NotSupported, InForce: true})

@@ -88,6 +88,7 @@ type Peer struct {
 	MultiHop     bool          // eBGP over more than one hop
 	// Families are those whose routes this session carries.
 	Families []Family
+	BFD      *BFDProfile // watch the router by BFD; nil: do not
 }
 
 // DynamicASN is BGPPeer's dynamicASN.
