@@ -109,7 +109,7 @@ func New(cfg Config) *Runner {
 }
 
 // Run keeps the sessions until ctx ends, then takes them down administratively,
-// whereupon the routers do not hold it against the path (RFC 5882 §4.2).
+// whereupon the routers do not hold it against the path (RFC 5882).
 func (r *Runner) Run(ctx context.Context) error {
 	bell, err := newBell()
 	if err != nil {

@@ -155,21 +155,26 @@ func (e *engine) takeRaw(a arrival, now time.Time) {
 		}
 		return
 	}
-	var to netip.Addr
-	switch {
-	case len(a.data) >= 28 && a.data[0]>>4 == 4:
-		a.from, to = netip.AddrFrom4([4]byte(a.data[12:16])), netip.AddrFrom4([4]byte(a.data[16:20]))
-	case len(a.data) >= 48 && a.data[0]>>4 == 6:
-		a.from, to = netip.AddrFrom16([16]byte(a.data[8:24])), netip.AddrFrom16([16]byte(a.data[24:40]))
+	// The filter has seen to it that this is UDP, to one of two ports.
+	port, ttl := 0, 0
+	switch b := a.data; {
+	case len(b) >= 28 && b[0]>>4 == 4:
+		a.from, a.to = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+		port, ttl = int(binary.BigEndian.Uint16(b[22:])), int(b[8])
+	case len(b) >= 48 && b[0]>>4 == 6:
+		a.from, a.to = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+		port, ttl = int(binary.BigEndian.Uint16(b[42:])), int(b[7])
 	}
-	a.to = to
+	if port != bfd.PortSingleHop || ttl != bfd.TTL {
+		return // such as an echo packet of the router's
+	}
 	for _, s := range e.sessions {
 		if !s.profile.Echo || s.key.MultiHop || !s.fits(placeOf(s.key), a) {
 			continue
 		}
-		if p := (path{a.link, a.mac, to}); s.path != p {
+		if p := (path{a.link, a.mac, a.to}); s.path != p {
 			s.path = p
-			e.step(s, now, bfd.EchoPath{Send: true, Return: forwards(a.link, lb.FamilyOf(to))})
+			e.step(s, now, bfd.EchoPath{Send: true, Return: forwards(a.link, lb.FamilyOf(a.to))})
 		}
 	}
 }

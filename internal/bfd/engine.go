@@ -86,11 +86,13 @@ func (e *engine) apply(want lb.BFD, now time.Time) {
 }
 
 func (e *engine) add(key lb.BFDKey, profile lb.BFDProfile, now time.Time) {
+	// To the router, a session that is leaving and the new one may be the same.
 	e.leaving = slices.DeleteFunc(e.leaving, func(s *session) bool {
-		if s.key == key {
+		same := s.key.Peer == key.Peer && s.key.MultiHop == key.MultiHop
+		if same {
 			s.close()
 		}
-		return s.key == key
+		return same
 	})
 	discr := e.random.Uint32()
 	for discr == 0 || e.byDiscr(discr) != nil {
@@ -247,12 +249,20 @@ func (e *engine) take(p place, a arrival, now time.Time) {
 		s.refuse(fmt.Sprintf("a packet of the router is not taken: %v", err))
 		return
 	case a.ttl < least:
-		s.refuse(fmt.Sprintf("packets of the router arrive with TTL %d, and at least %d is demanded", a.ttl, least))
+		s.refuse(fmt.Sprintf("packets of the router arrive with TTL %d, and at least %d is demanded%s", a.ttl, least, whose(p)))
 		return
 	}
 	s.counters.ControlIn++
 	s.refusal = ""
 	e.step(s, now, bfd.Received{Packet: packet, At: e.arrived(a, now)})
+}
+
+// whose says by whose will a TTL is demanded.
+func whose(p place) string {
+	if p.multiHop {
+		return ": see minimumTtl of the BFDProfile"
+	}
+	return " (RFC 5881): is there a router between?"
 }
 
 // find returns the session that a packet belongs to: by the discriminator that it

@@ -71,7 +71,7 @@ type BFDChange struct {
 	Key BFDKey
 	Up  bool
 	// Admin reports that it is down because one side was told so: the path may be well,
-	// and who depends on it has no reason to act (RFC 5882 §4.2).
+	// and who depends on it has no reason to act (RFC 5882).
 	Admin bool
 	// Diag says why it is down, in the words of RFC 5880 §4.1; "" if it is up.
 	Diag string
