@@ -2,7 +2,6 @@ package bfd
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -127,22 +126,6 @@ func (s *echoSockets) problem(of *session) string {
 		return "echo mode is on, but the router returns no echo packets"
 	}
 	return ""
-}
-
-// drainEcho reads what has arrived on the packet sockets.
-func (e *engine) drainEcho(now time.Time) {
-	for _, fd := range e.echo.fds() {
-		for {
-			a, err := receive(fd, e.data[:], e.control[:])
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err != nil {
-				break
-			}
-			e.takeRaw(a, now)
-		}
-	}
 }
 
 // takeRaw takes in an IP packet: an echo packet of ours that has come back, or a

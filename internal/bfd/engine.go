@@ -24,6 +24,9 @@ const (
 	// linger is how long a session that was taken down says so: long enough for a
 	// second packet, should the first be lost.
 	linger = 1200 * time.Millisecond
+	// atOnce is how many packets are read from a socket before sessions get their turn,
+	// so that a flood cannot keep them from sending.
+	atOnce = 512
 )
 
 // engine owns the sessions and sockets. It belongs to one goroutine.
@@ -205,22 +208,34 @@ func (e *engine) next() time.Time {
 	return at
 }
 
-// drain reads all that has arrived.
+// drain reads what has arrived.
 func (e *engine) drain(now time.Time) {
+	empty := true
 	for p, l := range e.places {
-		for l.fd >= 0 {
-			a, err := receive(l.fd, e.data[:], e.control[:])
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err != nil {
-				break // empty, or a packet that says nothing
-			}
-			e.take(p, a, now)
+		if l.fd >= 0 {
+			empty = e.read(l.fd, func(a arrival) { e.take(p, a, now) }) && empty
 		}
 	}
-	e.drainEcho(now)
-	e.drained = now
+	for _, fd := range e.echo.fds() {
+		empty = e.read(fd, func(a arrival) { e.takeRaw(a, now) }) && empty
+	}
+	if empty {
+		e.drained = now
+	}
+}
+
+// read hands what has arrived at a socket to take, and reports whether that is all.
+func (e *engine) read(fd int, take func(arrival)) bool {
+	for range atOnce {
+		a, err := receive(fd, e.data[:], e.control[:])
+		switch {
+		case err == nil:
+			take(a)
+		case errors.Is(err, unix.EAGAIN):
+			return true
+		}
+	}
+	return false
 }
 
 // arrived returns when a packet arrived by the monotonic clock: since the sockets were
