@@ -3,9 +3,8 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-TAGS     := grpcnotrace # leaves out gRPC's tracing page: 12 MB less binary
 LDFLAGS  := -s -w
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -tags '$(strip $(TAGS))' -ldflags '$(LDFLAGS)'
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 BIN      := bin
 LAB      := $(BIN)/lab
 IMAGE    := docker.io/barelb/barelb:dev
@@ -38,7 +37,7 @@ demo: image lab-tool ## Measure Layer 2 and BGP on a real cluster on this machin
 .PHONY: test
 test: image lab-tool ## Run all tests (as root: the adapters and the lab make network namespaces)
 	$(LAB) build --packages > $(BIN)/kube-bin
-	BARELB_KUBE_BIN=$$(cat $(BIN)/kube-bin) go test -race -tags '$(strip $(TAGS))' $(TEST_ARGS) ./...
+	BARELB_KUBE_BIN=$$(cat $(BIN)/kube-bin) go test -race $(TEST_ARGS) ./...
 	go test -run TestRandomOperations ./internal/core/ipam # 100,000 sequences, too many for the race detector
 	go test ./internal/core/liveness # fleets of 1,000 nodes and long times, likewise
 	cd lab && BARELB_KUBE_BIN=$$(cat ../$(BIN)/kube-bin) go test -p 1 -timeout 20m $(TEST_ARGS) ./...

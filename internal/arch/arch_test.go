@@ -69,7 +69,7 @@ func TestImports(t *testing.T) {
 
 func deps(t *testing.T, pattern string) []string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-tags", "grpcnotrace", "-deps", "-f", "{{.ImportPath}}", pattern)
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{.ImportPath}}", pattern)
 	cmd.Dir = root
 	out, err := cmd.Output()
 	if err != nil {

@@ -13,8 +13,10 @@ import (
 
 // local is how this node reaches a router.
 type local struct {
-	addr  netip.Addr // where our end of the connection is; the next hop of its family
-	other netip.Addr // the next hop of the other family; zero if there is none
+	router netip.Addr // with its zone if it is link-local
+	addr   netip.Addr // where our end of the connection is; the next hop of its family
+	other  netip.Addr // the next hop of the other family; zero if there is none
+	global netip.Addr // beside a link-local addr: the global IPv6 next hop; zero if there is none
 }
 
 // linkAddr is an address of a link.
@@ -29,7 +31,10 @@ type linkAddr struct {
 // findLocal asks the kernel by which address and link it reaches p. Addresses of
 // the other family are taken from the same link, else from nodeAddrs.
 func findLocal(p lb.Peer, nodeAddrs []netip.Addr) (local, error) {
-	options := &netlink.RouteGetOptions{}
+	if p.Interface != "" {
+		return findOnLink(p.Interface, p.Addr, nodeAddrs)
+	}
+	options := &netlink.RouteGetOptions{VrfName: p.VRF}
 	if p.SourceAddr.IsValid() {
 		options.SrcAddr = p.SourceAddr.AsSlice()
 	}
@@ -48,7 +53,7 @@ func findLocal(p lb.Peer, nodeAddrs []netip.Addr) (local, error) {
 	if err != nil {
 		return local{}, err
 	}
-	l := local{addr: source.Unmap()}
+	l := local{router: p.Addr, addr: source.Unmap()}
 	switch {
 	case p.SourceAddr.IsValid():
 		l.addr = p.SourceAddr.Unmap()
@@ -64,6 +69,26 @@ func findLocal(p lb.Peer, nodeAddrs []netip.Addr) (local, error) {
 	}
 	l.other = best(addrs, other, nodeAddrs)
 	return l, nil
+}
+
+// findOnLink returns how the link-local address router of a link is reached.
+func findOnLink(name string, router netip.Addr, nodeAddrs []netip.Addr) (local, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return local{}, fmt.Errorf("find interface %s: %w", name, err)
+	}
+	addrs, err := addrsOf(link.Attrs().Index)
+	if err != nil {
+		return local{}, err
+	}
+	i := slices.IndexFunc(addrs, func(a linkAddr) bool { return a.prefix.Addr().Is6() && a.prefix.Addr().IsLinkLocalUnicast() })
+	if i < 0 {
+		return local{}, fmt.Errorf("interface %s has no IPv6 link-local address (is IPv6 disabled on it?)", name)
+	}
+	return local{
+		router: router.WithZone(name), addr: addrs[i].prefix.Addr(),
+		other: best(addrs, lb.IPv4, nodeAddrs), global: best(addrs, lb.IPv6, nodeAddrs),
+	}, nil
 }
 
 // sourceFor returns the address to connect to an IPv6 router from. The kernel's

@@ -62,7 +62,7 @@ func benchmarkMemory(b *testing.B, sessions, prefixes int) {
 		b.ReportMetric(up.Sub(began).Seconds(), "s-up")
 		b.ReportMetric(time.Since(up).Seconds(), "s-routes")
 		b.ReportMetric(n.rss("VmHWM"), "MB-peak")
-		n.command(tidy)
+		n.command(order{Tidy: true})
 		b.ReportMetric(n.rss("VmRSS"), "MB-tidy")
 	}
 }

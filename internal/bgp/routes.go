@@ -6,122 +6,173 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/osrg/gobgp/v4/pkg/apiutil"
-
+	"github.com/barelb/barelb/internal/core/bgpmsg"
 	"github.com/barelb/barelb/internal/core/lb"
 )
 
-// batch is how many routes are handed to GoBGP in one go; it serves nothing else
-// meanwhile.
-const batch = 1000
+// bundle is what routes have in common that are sent in the same UPDATEs.
+type bundle struct {
+	family lb.Family
+	attrs  lb.Attrs
+	hops   [2]netip.Addr // the second is a link-local one, or zero
+}
 
-// reconcile tells GoBGP the difference between what shall be sent and what it has
-// been told. It is told nothing until the session is up, and forgets all when it
-// is down: between its look at what to send to a new session and the moment when
-// changes reach that session, GoBGP loses what it is told.
-func (s *session) reconcile() {
+func (b *bundle) equal(f lb.Family, attrs *lb.Attrs, hops [2]netip.Addr) bool {
+	return b.family == f && b.hops == hops && b.attrs.Equal(*attrs)
+}
+
+// fresh collects the routes to announce, in bundles.
+type fresh struct {
+	bundles  []*bundle
+	prefixes map[*bundle][]netip.Prefix
+}
+
+func (n *fresh) add(pfx netip.Prefix, f lb.Family, attrs lb.Attrs, hops [2]netip.Addr) {
+	i := slices.IndexFunc(n.bundles, func(b *bundle) bool { return b.equal(f, &attrs, hops) })
+	if i < 0 {
+		i = len(n.bundles)
+		n.bundles = append(n.bundles, &bundle{f, attrs, hops})
+	}
+	n.prefixes[n.bundles[i]] = append(n.prefixes[n.bundles[i]], pfx)
+}
+
+// reconcile sends the difference between what shall be and what the router has been
+// sent. What is new goes first: where an aggregate takes the place of single
+// addresses, or they of it, there is no moment without a route.
+func (s *session) reconcile(c *conn, send func([]byte) error) error {
 	s.mu.Lock()
-	routes := s.routes
+	routes, graceful := s.routes, s.graceful
 	s.mu.Unlock()
 
-	hops := map[lb.Family]netip.Addr{lb.IPv4: s.hop(lb.IPv4), lb.IPv6: s.hop(lb.IPv6)}
-	var fresh, gone []told
+	hops := map[lb.Family][2]netip.Addr{lb.IPv4: c.hops(lb.IPv4), lb.IPv6: c.hops(lb.IPv6)}
+	todo := fresh{prefixes: map[*bundle][]netip.Prefix{}}
+	gone := map[lb.Family][]netip.Prefix{}
 	lacks := make(map[string]int) // routes that are not sent, by reason
 	for pfx, attrs := range routes {
 		family := lb.FamilyOf(pfx.Addr())
-		r := route{attrs, hops[family]}
+		attrs.GracefulShutdown = attrs.GracefulShutdown || graceful
 		switch {
-		case s.state != stateEstablished:
-			continue
-		case !s.facts.carries(family):
+		case !c.facts.carries(family):
 			lacks[family.String()+" unicast is not negotiated: activate it for this neighbor on the router"]++
-		case !r.hop.IsValid():
+		case !hops[family][0].IsValid():
 			lacks["the link to the router has no "+family.String()+" address to be the next hop"]++
 		default:
-			if old, ok := s.sent[pfx]; !ok || !old.equal(r) {
-				fresh = append(fresh, told{pfx, r})
+			if old := c.sent[pfx]; old == nil || !old.equal(family, &attrs, hops[family]) {
+				todo.add(pfx, family, attrs, hops[family])
 			}
 		}
 	}
-	for pfx, r := range s.sent {
+	for pfx := range c.sent {
 		family := lb.FamilyOf(pfx.Addr())
-		if _, ok := routes[pfx]; !ok || !s.facts.carries(family) || !hops[family].IsValid() {
-			gone = append(gone, told{pfx, r})
+		if _, ok := routes[pfx]; !ok || !hops[family][0].IsValid() {
+			gone[family] = append(gone[family], pfx)
 		}
 	}
-	// What is new goes first: where an aggregate takes the place of single
-	// addresses, or they of it, there is no moment without a route.
-	if err := s.announce(fresh); err != nil {
-		lacks[err.Error()] += len(fresh)
+	for _, b := range todo.bundles {
+		prefixes := todo.prefixes[b]
+		slices.SortFunc(prefixes, netip.Prefix.Compare)
+		msgs, n, err := bgpmsg.AppendUpdates(nil, b.family, c.attrs(b), prefixes)
+		if err != nil {
+			lacks[err.Error()] += len(prefixes)
+			continue
+		}
+		if err := send(msgs); err != nil {
+			return err
+		}
+		c.counts.updatesOut.Add(uint64(n))
+		for _, pfx := range prefixes {
+			c.sent[pfx] = b
+		}
 	}
-	if err := s.withdraw(gone); err != nil {
-		lacks[err.Error()] += len(gone)
+	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
+		slices.SortFunc(gone[f], netip.Prefix.Compare)
+		msgs, n := bgpmsg.AppendWithdrawals(nil, f, gone[f])
+		if err := send(msgs); err != nil {
+			return err
+		}
+		c.counts.updatesOut.Add(uint64(n))
+		for _, pfx := range gone[f] {
+			delete(c.sent, pfx)
+		}
 	}
-	s.wanted, s.advertised, s.lacking = len(routes), len(s.sent), explainLacks(lacks)
+	c.lacking = explainLacks(lacks)
+	return nil
 }
 
-// hop is the next hop for routes of a family; the zero Addr if there is none, as
-// before the session is up.
-func (s *session) hop(f lb.Family) netip.Addr {
+// attrs are the path attributes of b on the wire.
+func (c *conn) attrs(b *bundle) *bgpmsg.Attrs {
+	p, a := c.peer, &b.attrs
+	out := &bgpmsg.Attrs{
+		TwoOctetAS: c.facts.narrow, Communities: a.Communities, LargeCommunities: a.LargeCommunities,
+		Bandwidth: a.Bandwidth, BandwidthAS: p.LocalASN, BandwidthTransitive: !internal(p),
+	}
+	for _, hop := range b.hops {
+		if hop.IsValid() {
+			out.NextHop = append(out.NextHop, hop.WithZone(""))
+		}
+	}
+	if a.HasMED {
+		out.MED = &a.MED
+	}
+	if a.GracefulShutdown && !slices.Contains(a.Communities, lb.GracefulShutdown) {
+		// Not in place: the slice belongs to many.
+		out.Communities = append(slices.Clone(a.Communities), lb.GracefulShutdown)
+		slices.Sort(out.Communities)
+	}
+	if internal(p) { // RFC 4271 §5.1.5, §5.1.2: a local preference and an empty AS_PATH
+		pref := a.LocalPref
+		switch {
+		case a.GracefulShutdown:
+			pref = 0 // RFC 8326 §4.2
+		case pref == 0:
+			pref = defaultLocalPref
+		}
+		out.LocalPref = &pref
+		return out
+	}
+	out.ASPath = slices.Repeat([]uint32{p.LocalASN}, 1+int(a.Prepend))
+	return out
+}
+
+// hops is the next hop for routes of a family, with a link-local one beside it or
+// alone where there are such; zero if there is none.
+func (c *conn) hops(f lb.Family) [2]netip.Addr {
+	own := [2]netip.Addr{c.way.addr}
+	if c.way.addr.IsLinkLocalUnicast() && c.way.global.IsValid() {
+		own = [2]netip.Addr{c.way.global, c.way.addr} // RFC 2545 §3
+	}
 	switch {
-	case s.state != stateEstablished:
-		return netip.Addr{}
-	case lb.FamilyOf(s.local.addr) == f:
-		return s.local.addr
-	case f == lb.IPv4 && s.facts.ipv6Hops:
+	case lb.FamilyOf(c.way.addr) == f:
+		return own
+	case f == lb.IPv4 && c.facts.IPv6Hops:
 		// A router so configured may have no IPv4 address on the link at all.
-		return s.local.addr
+		return own
 	}
-	return s.local.other
+	return [2]netip.Addr{c.way.other}
 }
 
-// told is a route that GoBGP is to be told, or has been.
-type told struct {
-	pfx netip.Prefix
-	route
-}
-
-func (s *session) announce(routes []told) error {
-	for some := range slices.Chunk(routes, batch) {
-		paths, err := s.paths(some)
-		if err != nil {
-			return err
-		}
-		if _, err := s.server.AddPath(apiutil.AddPathRequest{Paths: paths}); err != nil {
-			return fmt.Errorf("announce routes: %w", err)
-		}
-		for _, r := range some {
-			s.sent[r.pfx] = r.route
+// forget has all routes of a family sent again.
+func (c *conn) forget(f lb.Family) {
+	for pfx := range c.sent {
+		if lb.FamilyOf(pfx.Addr()) == f {
+			c.sent[pfx] = &bundle{} // it equals none, and is withdrawn if need be
 		}
 	}
-	return nil
 }
 
-func (s *session) withdraw(routes []told) error {
-	for some := range slices.Chunk(routes, batch) {
-		paths, err := s.paths(some)
-		if err != nil {
-			return err
-		}
-		if err := s.server.DeletePath(apiutil.DeletePathRequest{Paths: paths}); err != nil {
-			return fmt.Errorf("withdraw routes: %w", err)
-		}
-		for _, r := range some {
-			delete(s.sent, r.pfx)
-		}
+// look looks up the addresses again that serve as next hops, for they may have come
+// or changed since, and reports whether they did.
+func (c *conn) look(nodeAddrs []netip.Addr) bool {
+	p := c.peer
+	p.Addr = c.way.router
+	found, err := findLocal(p, nodeAddrs)
+	if err != nil {
+		return false
 	}
-	return nil
-}
-
-func (s *session) paths(routes []told) ([]*apiutil.Path, error) {
-	paths := make([]*apiutil.Path, len(routes))
-	for i, r := range routes {
-		var err error
-		if paths[i], err = path(s.peer, r.pfx, r.route); err != nil {
-			return nil, err
-		}
-	}
-	return paths, nil
+	found.addr = c.way.addr // the connection's, whatever a new one would take
+	changed := found != c.way
+	c.way = found
+	return changed
 }
 
 // explainLacks puts counts of routes into words, most affected first.

@@ -2,113 +2,110 @@ package bgp
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
-	"github.com/osrg/gobgp/v4/pkg/server"
-
+	"github.com/barelb/barelb/internal/core/bgpmsg"
 	"github.com/barelb/barelb/internal/core/lb"
 )
 
 const (
-	// lookAgain is how often the addresses to connect from and to name as next hop
-	// are looked up again.
-	lookAgain = 10 * time.Second
 	// stableTime is how long a session must last to be forgiven earlier failures.
 	stableTime = 30 * time.Second
-	maxBackoff = 30 * time.Second
+	// Pauses between attempts to connect double from the least to the most. Where nobody
+	// refuses us, they stay below the 2 s within which a router that is back is found.
+	leastPause    = 50 * time.Millisecond
+	mostPause     = 1500 * time.Millisecond
+	mostRefused   = 10 * time.Second // where the router refuses the session by a NOTIFICATION
+	leastRefused  = 500 * time.Millisecond
+	jitterPercent = 25 // by which a pause may be shorter (RFC 4271 §10)
 )
 
-// The states of RFC 4271 §8.2.2 by name.
+// The states of RFC 4271 §8.2.2 by name. Active is not among them: we never listen.
 const (
 	stateIdle        = "Idle"
+	stateConnect     = "Connect"
+	stateOpenSent    = "OpenSent"
+	stateOpenConfirm = "OpenConfirm"
 	stateEstablished = "Established"
 )
 
-// session is one BGP session.
-//
-//	             connect                up                     down
-//	no peer ────────────► GoBGP tries ──────► routes flow ────────────► no peer,
-//	                      on its own          facts are known           wait a while
-//
-// The peer is taken out of GoBGP whenever its session falls back to Idle, for
-// GoBGP would sit there for 5 s; put in again, it connects within 2 s.
+// session is one BGP session: connections to one router, one after the other. Its
+// goroutine connects, negotiates and then writes; another one reads meanwhile. While a
+// write has to wait for the router, routes may change any number of times: what is
+// sent next is the difference to the latest.
 type session struct {
 	cfg    Config
-	peer   lb.Peer
 	log    *slog.Logger
 	notify func()            // the status has changed
 	after  []<-chan struct{} // what must be closed before it starts
 
 	life   context.Context //nolint:containedctx // it outlives the call that makes it
-	stop   context.CancelFunc
+	cancel context.CancelFunc
 	done   chan struct{} // closed when the session is
-	inbox  chan any      // event or problem, in the order in which they happened
-	wake   chan struct{} // routes have changed
+	wake   chan struct{} // routes or peer have changed
 	status atomic.Pointer[SessionStatus]
-	quiet  atomic.Bool // established: GoBGP's debug messages are about single routes
+	counts counts
 
-	mu     sync.Mutex
-	routes map[netip.Prefix]lb.Attrs // what shall be
-
-	counting sync.Mutex
-	added    bool   // GoBGP has the peer
-	past     uint64 // UPDATEs sent before it was last added
+	mu       sync.Mutex
+	peer     lb.Peer
+	routes   map[netip.Prefix]lb.Attrs // what shall be
+	graceful bool                      // all of them are withdrawn soon
+	ending   ending
+	watch    watch
 
 	// What follows is the goroutine's own.
 
-	server     *server.BgpServer // set before added
-	retry      *time.Timer       // when to connect
-	failures   int               // in a row
-	local      local
-	state      string
-	since      time.Time
-	facts      negotiated
-	cause      string                 // of the next fall, as far as GoBGP has logged it
-	problem    string                 // why it is not established
-	sent       map[netip.Prefix]route // what GoBGP has been told
-	wanted     int
-	advertised int
-	lacking    string // which routes are not sent, and why
+	failures    int // in a row
+	established time.Time
+	ever        bool // it was established before
+	state       string
+	since       time.Time
+	problem     string // why it is not established
+	finder      *finder
+	conn        *conn // nil unless established
 }
 
-// event is a change of state that GoBGP reports.
-type event struct {
-	state  bgp.FSMState
-	reason string // "" when we removed the peer ourselves
-	asn    uint32
-	caps   []bgp.ParameterCapabilityInterface
+// ending says how a session ends its connection.
+type ending struct {
+	// silent closes it without a NOTIFICATION, so that a router with graceful restart
+	// keeps the routes (RFC 4724 §4.2).
+	silent  bool
+	subcode uint8 // of the Cease otherwise
+	text    string
 }
-
-// problem is what went wrong, in words for the user.
-type problem string
 
 func newSession(cfg Config, want lb.Session, notify func()) *session {
-	life, stop := context.WithCancel(context.Background())
+	life, cancel := context.WithCancel(context.Background())
 	s := &session{
 		cfg:    cfg,
 		peer:   want.Peer,
 		log:    cfg.Log.With("peer", want.Peer.String()),
 		notify: notify,
 		life:   life,
-		stop:   stop,
+		cancel: cancel,
 		done:   make(chan struct{}),
-		inbox:  make(chan any, 64),
 		wake:   make(chan struct{}, 1),
 		routes: want.Routes,
 		state:  stateIdle,
 		since:  time.Now(),
-		sent:   make(map[netip.Prefix]route),
-		retry:  time.NewTimer(0),
 	}
-	s.wanted = len(want.Routes)
+	s.watch.changed = make(chan struct{}, 1)
 	s.publish()
 	return s
+}
+
+// stop has the session end its connection as e says, and end itself.
+func (s *session) stop(e ending) {
+	s.mu.Lock()
+	s.ending = e
+	s.mu.Unlock()
+	s.cancel()
 }
 
 // closed reports whether the session has ended.
@@ -121,10 +118,23 @@ func (s *session) closed() bool {
 	}
 }
 
-// setRoutes makes routes the desired ones.
-func (s *session) setRoutes(routes map[netip.Prefix]lb.Attrs) {
+// current returns the peer as it is now.
+func (s *session) current() lb.Peer {
 	s.mu.Lock()
-	s.routes = routes
+	defer s.mu.Unlock()
+	return s.peer
+}
+
+// set makes want the desired state; its peer differs in nothing that needs another
+// connection.
+func (s *session) set(want lb.Session) {
+	s.change(func() { s.peer, s.routes = want.Peer, want.Routes })
+}
+
+// change changes what mu guards, and has the goroutine look at it.
+func (s *session) change(what func()) {
+	s.mu.Lock()
+	what()
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -138,164 +148,174 @@ func (s *session) run() {
 	for _, gone := range s.after {
 		<-gone
 	}
-	if s.life.Err() != nil {
-		return
+	if p := s.current(); p.Interface != "" {
+		s.finder = newFinder(p.Interface, s.log)
+		searched := make(chan struct{})
+		go func() {
+			defer close(searched)
+			s.finder.run(s.life)
+		}()
+		defer func() { <-searched }()
 	}
-	if err := s.start(); err != nil {
+	for pause := time.Duration(0); s.pause(pause); {
+		err := s.attempt()
 		if s.life.Err() != nil {
-			return // told to stop meanwhile
+			return
 		}
-		s.problem = err.Error()
-		s.log.Error("bgp session cannot start", "err", err)
-		s.publish()
-		<-s.life.Done()
-		return
+		pause = s.failed(err)
 	}
-	// Stop sends a NOTIFICATION (Cease, Peer De-configured), at which the router
-	// drops all routes of the session: without graceful restart there is nothing
-	// that withdrawing them one by one before would add.
-	defer s.server.Stop()
+}
 
-	look := time.NewTicker(lookAgain)
-	defer look.Stop()
+// failure is why a session is not established, and in whose words.
+type failure struct {
+	text    string
+	refused bool // by a NOTIFICATION of either side while it was negotiated
+	err     error
+}
+
+// Error returns the words for the user.
+func (f *failure) Error() string { return f.text }
+
+// Unwrap returns the cause.
+func (f *failure) Unwrap() error { return f.err }
+
+// failed takes in why the latest attempt ended, and returns how long to wait.
+func (s *session) failed(err error) time.Duration {
+	text := err.Error()
+	refused := false
+	if f := (*failure)(nil); errors.As(err, &f) {
+		refused = f.refused
+	}
+	up := s.state == stateEstablished
+	switch {
+	case up:
+		s.log.Warn("bgp session lost", "reason", text)
+	case text != s.problem:
+		s.log.Warn("bgp session cannot be established", "reason", text)
+	}
+	if up && time.Since(s.established) >= stableTime {
+		s.failures = 0
+	}
+	s.problem = text
+	s.conn = nil
+	if refused {
+		s.enter(stateIdle)
+	} else {
+		s.enter(stateConnect)
+	}
+	n := s.failures
+	s.failures++
+	switch retry := s.current().ConnectRetry; {
+	case up && n == 0:
+		return jitter(leastPause)
+	case retry > 0:
+		return jitter(retry)
+	case refused:
+		return jitter(min(leastRefused<<min(n, 10), mostRefused))
+	}
+	return jitter(min(leastPause<<min(n, 10), mostPause))
+}
+
+// jitter shortens d by chance, so that many nodes do not knock at once.
+func jitter(d time.Duration) time.Duration {
+	return d - time.Duration(rand.Int64N(int64(d)*jitterPercent/100+1)) //nolint:gosec // not a secret
+}
+
+// pause waits, and reports whether to try again.
+func (s *session) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	for {
-		stale := false
 		select {
 		case <-s.life.Done():
-			return
-		case m := <-s.inbox:
-			stale = s.handle(m)
+			return false
 		case <-s.wake:
-			stale = true
-		case <-s.retry.C:
-			s.connect()
-			stale = true
-		case <-look.C:
-			stale = s.look()
+			s.publish() // how many routes are wanted
+		case <-timer.C:
+			return s.cleared()
 		}
-		if stale {
-			s.reconcile()
-		}
-		s.publish()
 	}
 }
 
-// wait has the peer added again after a while.
-func (s *session) wait() {
-	s.retry.Reset(backoff(s.failures))
-	s.failures++
+// attempt connects and keeps the session for as long as it lasts. It returns why it
+// does not any more.
+func (s *session) attempt() error {
+	p := s.current()
+	if s.state != stateIdle || s.problem == "" {
+		s.enter(stateConnect)
+	}
+	way, err := s.find(p)
+	if err != nil {
+		return err
+	}
+	c, err := dial(s.life, p, way)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	c.counts = &s.counts
+	s.enter(stateOpenSent)
+	if err := s.negotiate(c); err != nil {
+		return err
+	}
+	s.conn, s.established, s.problem = c, time.Now(), ""
+	s.watch.up(&s.mu)
+	s.enter(stateEstablished)
+	s.log.Info("bgp session established", "addr", c.way.addr.String(), "hold", c.facts.HoldTime.String())
+	return s.serve(c)
 }
 
-// backoff is how long to wait after so many failures in a row: not at all, 1 s,
-// 2 s … 30 s. GoBGP adds 1.5 to 2 s before it connects.
-func backoff(failures int) time.Duration {
-	if failures == 0 {
-		return 0
-	}
-	return min(time.Second<<min(failures-1, 10), maxBackoff)
-}
-
-// handle takes in what GoBGP reports, and reports whether the routes to send may
-// be others now.
-func (s *session) handle(m any) bool {
-	switch m := m.(type) {
-	case problem:
-		s.cause = string(m)
-		if s.state != stateEstablished {
-			s.problem = s.cause
+// find returns how to reach the router.
+func (s *session) find(p lb.Peer) (local, error) {
+	if s.finder != nil {
+		router, err := s.finder.router()
+		if err != nil {
+			return local{}, err
 		}
-	case event:
-		switch {
-		case m.state == bgp.BGP_FSM_ESTABLISHED:
-			return s.up(m)
-		case m.state == bgp.BGP_FSM_IDLE && m.reason != "":
-			return s.down(m.reason)
-		case m.state == bgp.BGP_FSM_OPENCONFIRM:
-			s.cause = "" // that of an earlier attempt
-			s.enter(stateName(m.state))
-		case m.state != bgp.BGP_FSM_IDLE:
-			s.enter(stateName(m.state))
-		}
+		p.Addr = router
 	}
-	return false
+	return findLocal(p, s.cfg.NodeAddrs())
 }
 
 func (s *session) enter(state string) {
 	if s.state != state {
 		s.state, s.since = state, time.Now()
 	}
-	s.quiet.Store(state == stateEstablished)
-}
-
-// up takes in that the session is established.
-func (s *session) up(e event) bool {
-	// GoBGP can only demand one AS or take any.
-	if s.peer.Dynamic == lb.ExternalASN && e.asn == s.peer.LocalASN {
-		s.cause = fmt.Sprintf("the router is in our own AS %d, but dynamicASN is external: set it to internal, or set another myASN", e.asn)
-		return s.down("")
-	}
-	if !s.confirm() {
-		return false // gone already: the event that says so is on its way
-	}
-	s.enter(stateEstablished)
-	s.cause, s.problem = "", ""
-	s.facts = negotiate(s.peer, e.caps)
-	s.log.Info("bgp session established")
-	return true
-}
-
-// down takes in that there is no session any more; reason is GoBGP's.
-func (s *session) down(reason string) bool {
-	s.problem = s.cause
-	if s.problem == "" {
-		s.problem = explainDown(reason, s.peer)
-	}
-	s.cause = ""
-	if s.state == stateEstablished {
-		s.log.Warn("bgp session lost", "reason", s.problem)
-		if time.Since(s.since) >= stableTime {
-			s.failures = 0
-		}
-	}
-	s.remove()
-	s.enter(stateIdle)
-	s.facts = negotiated{}
-	s.wait()
-	return true
-}
-
-// look looks up the local addresses again, for they may have come or changed
-// since, and reports whether they did.
-func (s *session) look() bool {
-	found, err := findLocal(s.peer, s.cfg.NodeAddrs())
-	up := s.state == stateEstablished
-	switch {
-	case err != nil && up:
-		return false
-	case err != nil:
-		s.problem = err.Error()
-		return false
-	case up:
-		found.addr = s.local.addr // the connection's, whatever a new one would take
-	case found.addr != s.local.addr && s.local.addr.IsValid():
-		s.remove()
-		s.retry.Reset(0)
-	}
-	changed := found != s.local
-	s.local = found
-	return changed
+	s.publish()
 }
 
 // publish makes the status what is now.
 func (s *session) publish() {
+	s.mu.Lock()
 	now := &SessionStatus{
-		Peer: s.peer.Name, Addr: s.peer.Addr, Port: s.peer.Port,
-		State: s.state, Since: s.since, LastError: s.problem, Wanted: s.wanted,
+		Peer: s.peer.Name, Addr: s.peer.Addr, Port: s.peer.Port, Interface: s.peer.Interface, VRF: s.peer.VRF,
+		State: s.state, Since: s.since, LastError: s.problem, Wanted: len(s.routes),
 	}
+	s.mu.Unlock()
 	if s.state == stateEstablished {
-		now.LastError, now.Advertised = s.lacking, s.advertised
+		c := s.conn
+		now.LastError, now.Advertised, now.Negotiated = c.lacking, len(c.sent), c.facts
+		now.Addr = c.way.router
 	}
-	if old := s.status.Swap(now); old != nil && *old != *now {
+	if old := s.status.Swap(now); old == nil || *old != *now {
 		s.notify()
 	}
+}
+
+// open is the OPEN that p is sent.
+func (s *session) open(p lb.Peer, way local) *bgpmsg.Open {
+	o := &bgpmsg.Open{
+		ASN: p.LocalASN, HoldTime: uint16(holdTime(p) / time.Second),
+		RouterID: routerID(p, s.cfg.NodeName, s.cfg.NodeAddrs()),
+		Families: p.Families, FourOctetAS: true, RouteRefresh: true,
+		IPv6Hops: way.addr.Is6() && carries(p, lb.IPv4),
+	}
+	if p.GracefulRestart || s.cfg.GracefulRestart {
+		// The node forwards whether this process runs or not. It counts as restarted
+		// until it has told all of its routes once.
+		o.GracefulRestart = &bgpmsg.GracefulRestart{
+			Restarted: !s.ever, Time: s.cfg.RestartTime, Families: p.Families, Preserved: p.Families,
+		}
+	}
+	return o
 }

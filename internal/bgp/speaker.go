@@ -1,12 +1,11 @@
-// Package bgp keeps BGP sessions with routers and tells them routes. It is the
-// only place that knows of the embedded GoBGP.
+// Package bgp keeps BGP sessions with routers and tells them routes
+// (docs/adr/0008-own-bgp-speaker.md).
 //
 // A Speaker takes the full desired state (lb.BGP) and works on the difference: a
 // session whose peer is unchanged is never reset, and a change of its routes is
-// sent as UPDATEs for those routes alone. Each session has a BGP server of its own
-// and one goroutine that owns it (docs/adr/0003-embedded-gobgp.md says why), so a
-// session that fails harms no other. It only connects, it never listens, and it
-// accepts no route.
+// sent as UPDATEs for those routes alone. Each session has a goroutine that owns it,
+// so a session that fails or waits harms no other. It only connects, it never
+// listens, and it accepts no route.
 //
 // All methods may be called from any goroutine. A Speaker is a
 // prometheus.Collector.
@@ -24,16 +23,16 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/barelb/barelb/internal/core/bgpmsg"
 	"github.com/barelb/barelb/internal/core/lb"
 )
 
 // stopTime is how long Run waits for the sessions to close.
-const stopTime = 3 * time.Second
+const stopTime = 4 * time.Second
 
 // ErrStopped is returned by Apply and Run once Run has ended.
 var ErrStopped = errors.New("bgp: speaker has stopped")
@@ -50,13 +49,39 @@ type Config struct {
 	NodeAddrs func() []netip.Addr
 	// Log is where sessions that come and go are reported; nil for nowhere.
 	Log *slog.Logger
+	// GracefulRestart offers graceful restart to every router (RFC 4724), whatever its
+	// peer says.
+	GracefulRestart bool
+	// RestartTime is how long routers keep the routes of a speaker that restarts; 0 for
+	// 120 s.
+	RestartTime time.Duration
+	// SendHoldTime is how long a router may take nothing in before its session is closed;
+	// 0 for 8 min, or twice the hold time if that is more (RFC 9687 §6).
+	SendHoldTime time.Duration
+}
+
+// Departure says how a Speaker ends its sessions when Run ends. The zero value is a
+// restart: the connections are closed without a NOTIFICATION, and routers with
+// graceful restart keep the routes until this node's next speaker has sent them
+// again, or the restart time is over. All others drop them at once.
+type Departure struct {
+	// Leaving says that the routes will not be back: routers are told to prefer others
+	// (RFC 8326), after DrainTime the routes are withdrawn, and after Linger the sessions
+	// closed with a Cease (Administrative Shutdown). Run takes so much longer.
+	Leaving           bool
+	DrainTime, Linger time.Duration
+	// Reason is the shutdown communication of that Cease (RFC 9003), at most 255 bytes.
+	Reason string
 }
 
 // SessionStatus is what is known of one session. It is a snapshot.
 type SessionStatus struct {
 	Peer string // name of the BGPPeer
-	Addr netip.Addr
-	Port uint16
+	// Addr is the router's address; zero if it is to be found on Interface and has not
+	// been yet.
+	Addr           netip.Addr
+	Port           uint16
+	Interface, VRF string // as in the BGPPeer
 	// State is the session's state by its name in RFC 4271 §8.2.2.
 	State string
 	// Since is when State was entered.
@@ -67,6 +92,10 @@ type SessionStatus struct {
 	// Wanted is how many routes the session shall carry, Advertised how many the
 	// router has been sent.
 	Wanted, Advertised int
+	// Negotiated is what both ends agreed on; zero unless established.
+	Negotiated Negotiated
+
+	endpoint string // the label of metrics
 }
 
 // phase is a Speaker's stage of life.
@@ -86,7 +115,8 @@ type Speaker struct {
 
 	mu       sync.Mutex
 	phase    phase
-	sessions map[string]*session      // by name of the peer
+	sessions map[string]*session // by name of the peer
+	departs  Departure
 	retiring []*session               // told to close, perhaps not closed yet
 	refused  map[string]SessionStatus // peers that cannot be as they are
 }
@@ -99,6 +129,9 @@ func New(cfg Config) *Speaker {
 	if cfg.NodeAddrs == nil {
 		cfg.NodeAddrs = func() []netip.Addr { return nil }
 	}
+	if cfg.RestartTime == 0 {
+		cfg.RestartTime = defaultRestartTime
+	}
 	return &Speaker{
 		cfg:      cfg,
 		changed:  make(chan struct{}, 1),
@@ -107,9 +140,15 @@ func New(cfg Config) *Speaker {
 	}
 }
 
-// Run keeps the sessions until ctx ends, then closes them with a NOTIFICATION
-// (Cease), whereupon the routers drop the routes at once (RFC 4271 §6.7, §8.2.2).
-// It returns when they are closed, or an error when they are not within 3 s.
+// Depart says how Run ends. It has to be called before the context of Run ends.
+func (s *Speaker) Depart(d Departure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.departs = d
+}
+
+// Run keeps the sessions until ctx ends, then ends them as Depart has said. It returns
+// when they are closed, or an error when they are not within 4 s.
 func (s *Speaker) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.phase != waiting {
@@ -125,12 +164,22 @@ func (s *Speaker) Run(ctx context.Context) error {
 	<-ctx.Done()
 
 	s.mu.Lock()
-	for name := range s.sessions {
-		s.retire(name)
-	}
-	s.phase = stopped
-	open := s.retiring
+	s.phase = stopped // Apply changes nothing any more
+	d := s.departs
 	s.mu.Unlock()
+	how := ending{silent: true}
+	if d.Leaving {
+		s.drain(d)
+		how = ending{subcode: bgpmsg.CeaseShutdown, text: d.Reason}
+	}
+	s.mu.Lock()
+	open := slices.AppendSeq(slices.Clone(s.retiring), maps.Values(s.sessions))
+	for _, session := range s.sessions {
+		session.stop(how)
+	}
+	clear(s.sessions)
+	s.mu.Unlock()
+	s.notify()
 
 	deadline := time.NewTimer(stopTime)
 	defer deadline.Stop()
@@ -138,10 +187,39 @@ func (s *Speaker) Run(ctx context.Context) error {
 		select {
 		case <-session.done:
 		case <-deadline.C:
-			return fmt.Errorf("close session %s: not closed after %s", session.peer, stopTime)
+			return fmt.Errorf("close session %s: not closed after %s", session.current(), stopTime)
 		}
 	}
 	return nil
+}
+
+// drain has routers prefer other routes, waits, and withdraws.
+func (s *Speaker) drain(d Departure) {
+	s.mu.Lock()
+	sessions := slices.Collect(maps.Values(s.sessions))
+	s.mu.Unlock()
+	for _, session := range sessions {
+		session.change(func() { session.graceful = true })
+	}
+	time.Sleep(d.DrainTime)
+	for _, session := range sessions {
+		session.change(func() { session.routes = nil })
+	}
+	time.Sleep(d.Linger)
+}
+
+// BFD tells the sessions of a change of the BFD session that watches over their
+// routers: where it goes down, they do, and wait until it is back. It does not wait
+// for anything.
+func (s *Speaker) BFD(change lb.BFDChange) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for _, session := range s.sessions {
+		if key, ok := session.current().BFDKey(); ok && key == change.Key {
+			session.bfd(change, now)
+		}
+	}
 }
 
 // Apply makes want the desired state. It returns before the routers know of it;
@@ -172,13 +250,17 @@ func (s *Speaker) Apply(ctx context.Context, want lb.BGP) error {
 	// connection from one address for a collision (RFC 4271 §6.8).
 	s.retiring = slices.DeleteFunc(s.retiring, (*session).closed)
 	for name, session := range s.sessions {
-		if w, ok := wanted[name]; !ok || !reflect.DeepEqual(w.Peer, session.peer) {
-			s.retire(name)
+		w, ok := wanted[name]
+		switch {
+		case !ok:
+			s.retire(name, bgpmsg.CeaseDeconfigured)
+		case !onlyLive(w.Peer, session.current()):
+			s.retire(name, bgpmsg.CeaseConfigChanged)
 		}
 	}
 	for name, w := range wanted {
 		if session, ok := s.sessions[name]; ok {
-			session.setRoutes(w.Routes)
+			session.set(w)
 			continue
 		}
 		s.add(w)
@@ -186,11 +268,11 @@ func (s *Speaker) Apply(ctx context.Context, want lb.BGP) error {
 	return err
 }
 
-// retire tells a session to close and forgets it.
-func (s *Speaker) retire(name string) {
+// retire tells a session to close with a Cease, and forgets it.
+func (s *Speaker) retire(name string, subcode uint8) {
 	session := s.sessions[name]
 	delete(s.sessions, name)
-	session.stop()
+	session.stop(ending{subcode: subcode})
 	if s.phase == running {
 		s.retiring = append(s.retiring, session)
 	}
@@ -201,7 +283,7 @@ func (s *Speaker) retire(name string) {
 func (s *Speaker) add(w lb.Session) {
 	session := newSession(s.cfg, w, s.notify)
 	for _, old := range s.retiring {
-		if old.peer.Addr == w.Peer.Addr {
+		if p := old.current(); p.Addr == w.Peer.Addr && p.Interface == w.Peer.Interface {
 			session.after = append(session.after, old.done)
 		}
 	}
@@ -241,6 +323,7 @@ func sift(want lb.BGP) (map[string]lb.Session, map[string]SessionStatus, error) 
 	type connection struct {
 		router netip.AddrPort
 		source netip.Addr
+		device [2]string
 	}
 	taken := make(map[connection]string)
 	wanted := make(map[string]lb.Session, len(want))
@@ -250,7 +333,7 @@ func sift(want lb.BGP) (map[string]lb.Session, map[string]SessionStatus, error) 
 		return cmp.Compare(a.Peer.Name, b.Peer.Name)
 	}) {
 		p := w.Peer
-		conn := connection{netip.AddrPortFrom(p.Addr, p.Port), p.SourceAddr}
+		conn := connection{netip.AddrPortFrom(p.Addr, p.Port), p.SourceAddr, [2]string{p.Interface, p.VRF}}
 		err := validate(p)
 		if other, ok := taken[conn]; ok && err == nil {
 			err = fmt.Errorf("peer %q has the same address and port", other)
@@ -258,7 +341,7 @@ func sift(want lb.BGP) (map[string]lb.Session, map[string]SessionStatus, error) 
 		if err != nil {
 			errs = append(errs, fmt.Errorf("apply peer %s: %w", p, err))
 			refused[p.Name] = SessionStatus{
-				Peer: p.Name, Addr: p.Addr, Port: p.Port,
+				Peer: p.Name, Addr: p.Addr, Port: p.Port, Interface: p.Interface, VRF: p.VRF, endpoint: p.Endpoint(),
 				State: stateIdle, Since: time.Now(), LastError: err.Error(), Wanted: len(w.Routes),
 			}
 			continue

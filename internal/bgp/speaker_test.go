@@ -305,23 +305,6 @@ func TestPassword(t *testing.T) {
 	}
 }
 
-func TestStopWithdraws(t *testing.T) {
-	t.Parallel()
-	l := newLab(t)
-	f := l.startFRR(frrConfig(64513, node4, "", lb.IPv4, lb.IPv6))
-	n := startNode(t, l.node)
-	n.apply(lb.Session{Peer: peer(router4, 64513, lb.IPv4, lb.IPv6), Routes: routes(lb.Attrs{}, vip4, vip6)})
-	n.up("r")
-	l.fib(5*time.Second, true, vip4, vip6)
-	n.stop()
-	l.fib(time.Second, false, vip4, vip6)
-	var reply map[string]struct{ LastNotificationReason string }
-	f.show("bgp neighbors "+node4, &reply)
-	if got := reply[node4].LastNotificationReason; got != "Cease/Peer De-configured" {
-		t.Errorf("notification %q", got)
-	}
-}
-
 func TestRouterRestarts(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -335,7 +318,7 @@ func TestRouterRestarts(t *testing.T) {
 	f.startBGP()
 	back := time.Now()
 	n.up("r")
-	if took := time.Since(back); took > 5*time.Second {
+	if took := time.Since(back); took > 2*time.Second {
 		t.Errorf("re-established %s after the router was back", took)
 	}
 	l.fib(5*time.Second, true, vip4)
@@ -389,11 +372,11 @@ func TestASNumbers(t *testing.T) {
 		problem string // "" if the session comes up
 	}{
 		{"internal accepted", 64512, "", 0, lb.InternalASN, ""},
-		{"internal refused", 64513, "", 0, lb.InternalASN, "the router is not in our AS 64512, but dynamicASN is internal"},
+		{"internal refused", 64513, "", 0, lb.InternalASN, "the router is in AS 64513, not in our AS 64512, but dynamicASN is internal"},
 		{"external accepted", 64513, "", 0, lb.ExternalASN, ""},
 		{"external refused", 64512, "", 0, lb.ExternalASN, "the router is in our own AS 64512, but dynamicASN is external"},
-		{"wrong peerASN", 64513, "", 64999, lb.StaticASN, "the router is not in AS 64999: correct peerASN"},
-		{"wrong myASN", 64513, "neighbor 10.9.0.1 remote-as 64777", 64513, lb.StaticASN, "has this node as a neighbor, in AS 64512"},
+		{"wrong peerASN", 64513, "", 64999, lb.StaticASN, "the router is in AS 64513, not in AS 64999: correct peerASN"},
+		{"wrong myASN", 64513, "neighbor 10.9.0.1 remote-as 64777", 64513, lb.StaticASN, "the router does not expect this node in AS 64512: correct myASN"},
 		{"not a neighbor", 64513, "no neighbor 10.9.0.1", 64513, lb.StaticASN, "has this node as a neighbor"},
 		{"four octets", 4200000001, "", 4200000001, lb.StaticASN, ""},
 	} {

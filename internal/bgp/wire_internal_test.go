@@ -1,16 +1,19 @@
 package bgp
 
 import (
+	"fmt"
+	"io"
+	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/osrg/gobgp/v4/api"
-	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
-	"google.golang.org/protobuf/testing/protocmp"
+	"golang.org/x/sys/unix"
 
+	"github.com/barelb/barelb/internal/core/bgpmsg"
 	"github.com/barelb/barelb/internal/core/lb"
 )
 
@@ -39,6 +42,16 @@ func TestValidate(t *testing.T) {
 		{"odd AS", func(p *lb.Peer) { p.Dynamic = "auto" }, `dynamicASN: "auto"`},
 		{"no address", func(p *lb.Peer) { p.Addr = netip.Addr{} }, "peerAddress: missing"},
 		{"multicast", func(p *lb.Peer) { p.Addr = netip.MustParseAddr("224.0.0.1") }, "peerAddress"},
+		{"link-local", func(p *lb.Peer) { p.Addr = netip.MustParseAddr("fe80::1") }, "give interface"},
+		{"unnumbered", func(p *lb.Peer) { p.Addr, p.Interface = netip.Addr{}, "eth0" }, ""},
+		{"address and interface", func(p *lb.Peer) { p.Interface = "eth0" }, "interface: excludes peerAddress"},
+		{"unnumbered with source", func(p *lb.Peer) {
+			p.Addr, p.Interface, p.SourceAddr = netip.Addr{}, "eth0", netip.MustParseAddr("fe80::1")
+		}, "sourceAddress"},
+		{"long interface", func(p *lb.Peer) { p.Addr, p.Interface = netip.Addr{}, "interface-of-16-" }, "interface: longer"},
+		{"long VRF", func(p *lb.Peer) { p.VRF = "interface-of-16-" }, "vrf: longer"},
+		{"security and multihop", func(p *lb.Peer) { p.TTLSecurityHops, p.MultiHop = 1, true }, "ttlSecurityHops: excludes"},
+		{"security of all", func(p *lb.Peer) { p.TTLSecurityHops = 255 }, "ttlSecurityHops: more"},
 		{"no port", func(p *lb.Peer) { p.Port = 0 }, "peerPort"},
 		{"no family", func(p *lb.Peer) { p.Families = nil }, "families"},
 		{"source of other family", func(p *lb.Peer) { p.SourceAddr = netip.MustParseAddr("fd00::1") }, "sourceAddress"},
@@ -63,117 +76,6 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestNeighbor(t *testing.T) {
-	source := netip.MustParseAddr("10.9.0.1")
-	base := func(change func(*api.Peer)) *api.Peer {
-		n := &api.Peer{
-			Conf:      &api.PeerConf{LocalAsn: 64512, PeerAsn: 64513, NeighborAddress: "10.9.0.2"},
-			Timers:    &api.Timers{Config: &api.TimersConfig{HoldTime: 90, ConnectRetry: 2, IdleHoldTimeAfterReset: 1}},
-			Transport: &api.Transport{LocalAddress: "10.9.0.1", RemotePort: 179},
-			AfiSafis:  []*api.AfiSafi{{Config: &api.AfiSafiConfig{Family: apiFamily(lb.IPv4), Enabled: true}}},
-		}
-		if change != nil {
-			change(n)
-		}
-		return n
-	}
-	for _, tc := range []struct {
-		name   string
-		change func(*lb.Peer)
-		want   *api.Peer
-	}{
-		{"defaults", nil, base(nil)},
-		{
-			"timers",
-			func(p *lb.Peer) {
-				p.TimersSet, p.HoldTime, p.Keepalive = true, 9*time.Second, 2500*time.Millisecond
-				p.ConnectRetry = 7 * time.Second
-			},
-			base(func(n *api.Peer) {
-				n.Timers.Config.HoldTime, n.Timers.Config.KeepaliveInterval, n.Timers.Config.ConnectRetry = 9, 3, 7
-			}),
-		},
-		{
-			"no hold time",
-			func(p *lb.Peer) { p.TimersSet = true },
-			base(func(n *api.Peer) { n.Timers.Config.HoldTime = 65535 }),
-		},
-		{
-			"internal, by wish", func(p *lb.Peer) { p.PeerASN, p.Dynamic = 0, lb.InternalASN },
-			base(func(n *api.Peer) { n.Conf.PeerAsn = 64512 }),
-		},
-		{
-			"external, any", func(p *lb.Peer) { p.PeerASN, p.Dynamic = 0, lb.ExternalASN },
-			base(func(n *api.Peer) { n.Conf.PeerAsn = 0 }),
-		},
-		{
-			"multihop", func(p *lb.Peer) { p.MultiHop = true },
-			base(func(n *api.Peer) { n.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: 255} }),
-		},
-		{
-			"both families, password",
-			func(p *lb.Peer) { p.Families, p.Password = []lb.Family{lb.IPv4, lb.IPv6}, "secret" },
-			base(func(n *api.Peer) {
-				n.Conf.AuthPassword = "secret"
-				n.AfiSafis = append(n.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: apiFamily(lb.IPv6), Enabled: true}})
-			}),
-		},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if diff := cmp.Diff(tc.want, neighbor(testPeer(tc.change), source), protocmp.Transform()); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
-func TestPathAttributes(t *testing.T) {
-	attrs := lb.Attrs{
-		LocalPref:        7,
-		Communities:      []lb.Community{64512<<16 | 100},
-		LargeCommunities: []lb.LargeCommunity{{Global: 1, Local1: 2, Local2: 3}},
-	}
-	ibgp := func(p *lb.Peer) { p.PeerASN = p.LocalASN }
-	for _, tc := range []struct {
-		name, pfx, hop string
-		change         func(*lb.Peer)
-		attrs          lb.Attrs
-		want           string
-	}{
-		{"external", "192.0.2.1/32", "10.9.0.1", nil, attrs, "Origin NextHop Communities LargeCommunity"},
-		{"internal", "192.0.2.1/32", "10.9.0.1", ibgp, attrs, "Origin NextHop LocalPref=7 Communities LargeCommunity"},
-		{"internal, bare", "192.0.2.0/24", "10.9.0.1", ibgp, lb.Attrs{}, "Origin NextHop LocalPref=100"},
-		{"IPv6", "2001:db8::1/128", "fd09::1", nil, lb.Attrs{}, "Origin MpReachNLRI"},
-		{"IPv4 by IPv6", "192.0.2.1/32", "fd09::1", nil, lb.Attrs{}, "Origin MpReachNLRI"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			got, err := path(testPeer(tc.change), netip.MustParsePrefix(tc.pfx), route{tc.attrs, netip.MustParseAddr(tc.hop)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			names := map[bgp.BGPAttrType]string{
-				bgp.BGP_ATTR_TYPE_ORIGIN: "Origin", bgp.BGP_ATTR_TYPE_NEXT_HOP: "NextHop",
-				bgp.BGP_ATTR_TYPE_MP_REACH_NLRI: "MpReachNLRI", bgp.BGP_ATTR_TYPE_COMMUNITIES: "Communities",
-				bgp.BGP_ATTR_TYPE_LARGE_COMMUNITY: "LargeCommunity",
-			}
-			var list []string
-			for _, a := range got.Attrs {
-				if pref, ok := a.(*bgp.PathAttributeLocalPref); ok {
-					list = append(list, "LocalPref="+map[uint32]string{7: "7", 100: "100"}[pref.Value])
-					continue
-				}
-				list = append(list, names[a.GetType()])
-			}
-			if diff := cmp.Diff(tc.want, strings.Join(list, " ")); diff != "" {
-				t.Error(diff)
-			}
-			if got.Nlri.String() != tc.pfx {
-				t.Errorf("prefix %s", got.Nlri)
-			}
-		})
-	}
-}
-
 func TestRouterID(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")
 	for _, tc := range []struct {
@@ -193,45 +95,6 @@ func TestRouterID(t *testing.T) {
 				t.Error(diff)
 			}
 		})
-	}
-}
-
-func TestNegotiate(t *testing.T) {
-	mp := func(f bgp.Family) bgp.ParameterCapabilityInterface { return bgp.NewCapMultiProtocol(f) }
-	hops := bgp.NewCapExtendedNexthop([]*bgp.CapExtendedNexthopTuple{bgp.NewCapExtendedNexthopTuple(bgp.RF_IPv4_UC, bgp.AFI_IP6)})
-	for _, tc := range []struct {
-		name     string
-		families []lb.Family
-		remote   []bgp.ParameterCapabilityInterface
-		want     negotiated
-	}{
-		{"nothing", []lb.Family{lb.IPv4}, nil, negotiated{}},
-		{"one", []lb.Family{lb.IPv4}, []bgp.ParameterCapabilityInterface{mp(bgp.RF_IPv4_UC), mp(bgp.RF_IPv6_UC)}, negotiated{ipv4: true}},
-		{
-			"both",
-			[]lb.Family{lb.IPv4, lb.IPv6},
-			[]bgp.ParameterCapabilityInterface{mp(bgp.RF_IPv6_UC), mp(bgp.RF_IPv4_UC), hops},
-			negotiated{ipv4: true, ipv6: true, ipv6Hops: true},
-		},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if got := negotiate(testPeer(func(p *lb.Peer) { p.Families = tc.families }), tc.remote); got != tc.want {
-				t.Errorf("%+v, want %+v", got, tc.want)
-			}
-		})
-	}
-}
-
-func TestBackoff(t *testing.T) {
-	var got []time.Duration
-	for failures := range 8 {
-		got = append(got, backoff(failures)/time.Second)
-	}
-	if diff := cmp.Diff([]time.Duration{0, 1, 2, 4, 8, 16, 30, 30}, got); diff != "" {
-		t.Error(diff)
-	}
-	if got := backoff(1000); got != maxBackoff {
-		t.Errorf("after many failures: %s", got)
 	}
 }
 
@@ -288,26 +151,70 @@ func TestLocalAddresses(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	p := testPeer(func(p *lb.Peer) { p.Password = "hush" })
-	for name, tc := range map[string]struct{ got, want string }{
-		"silence with password":    {explainDial("dial tcp: i/o timeout", p), "has another password"},
-		"silence without password": {explainDial("dial tcp: i/o timeout", testPeer(nil)), "demands a password"},
-		"too far":                  {explainDial("connect: no route to host", p), "set ebgpMultiHop"},
-		"refused":                  {explainDial("connect: connection refused", p), "no BGP router listens there"},
-		"source":                   {explainDial("bind: cannot assign requested address", p), "correct sourceAddress"},
-		"other":                    {explainDial("connect: network is unreachable", p), "network is unreachable"},
-		"their AS":                 {explainSent(2, 2, p), "not in AS 64513"},
-		"our ID":                   {explainSent(2, 3, p), "set another routerID"},
-		"our hold time":            {explainSent(4, 0, p), "nothing was heard"},
-		"our AS":                   {explainReceived(2, 2, p), "correct myASN"},
-		"too many":                 {explainReceived(6, 1, p), "limit of prefixes"},
-		"shut down":                {explainReceived(6, 2, p), "administrative shutdown"},
-		"deconfigured":             {explainReceived(6, 3, p), "no longer has this node"},
-		"their hold time":          {explainReceived(4, 0, p), "heard nothing from this node"},
-		"closed":                   {explainDown("read-failed", p), "closed the connection"},
-		"odd":                      {explainDown("hard-reset", p), "hard-reset"},
+	router := p.Addr
+	vrf := testPeer(func(p *lb.Peer) { p.VRF = "red" })
+	secured := testPeer(func(p *lb.Peer) { p.TTLSecurityHops = 2 })
+	note := func(code, subcode uint8) error {
+		return received(&bgpmsg.Notification{Code: code, Subcode: subcode}, p)
+	}
+	said := received(bgpmsg.Cease(bgpmsg.CeaseShutdown, "back at noon"), p)
+	for name, tc := range map[string]struct {
+		got  any
+		want string
+	}{
+		"silence with password":    {explainDial(os.ErrDeadlineExceeded, p, router), "has another password"},
+		"silence without password": {explainDial(os.ErrDeadlineExceeded, testPeer(nil), router), "demands a password"},
+		"too far":                  {explainDial(unix.EHOSTUNREACH, p, router), "set ebgpMultiHop"},
+		"farther than allowed":     {explainDial(os.ErrDeadlineExceeded, secured, router), "more than 2 hops away"},
+		"refused":                  {explainDial(unix.ECONNREFUSED, p, router), "no BGP router listens there"},
+		"reset":                    {explainDial(unix.ECONNRESET, p, router), "does not know this node"},
+		"source":                   {explainDial(unix.EADDRNOTAVAIL, p, router), "correct sourceAddress"},
+		"no VRF":                   {explainDial(unix.ENODEV, vrf, router), `no device "red"`},
+		"other":                    {explainDial(unix.ENETUNREACH, p, router), "network is unreachable"},
+		"our AS":                   {note(2, 2), "correct myASN"},
+		"too many":                 {note(6, 1), "limit of prefixes"},
+		"shut down":                {note(6, 2), "Cease/Administrative Shutdown"},
+		"says":                     {said, `"back at noon"`},
+		"deconfigured":             {note(6, 3), "no longer has this node"},
+		"their hold time":          {note(4, 0), "heard nothing from this node"},
+		"closed":                   {explainLost(io.EOF, p), "closed the connection"},
+		"stuck":                    {explainLost(os.ErrDeadlineExceeded, p), "does not take in"},
+		"odd":                      {explainLost(unix.ENOBUFS, p), "no buffer space"},
 	} {
-		if !strings.Contains(tc.got, tc.want) || strings.Contains(tc.got, p.Password) {
-			t.Errorf("%s: %q, want it to say %q", name, tc.got, tc.want)
+		text := fmt.Sprint(tc.got)
+		if !strings.Contains(text, tc.want) || strings.Contains(text, p.Password) {
+			t.Errorf("%s: %q, want it to say %q", name, text, tc.want)
 		}
+	}
+}
+
+// Pauses grow, have a bound below the 2 s in which a router is to be found again, and
+// differ from node to node.
+func TestPauses(t *testing.T) {
+	s := newSession(Config{Log: slog.New(slog.DiscardHandler), NodeAddrs: func() []netip.Addr { return nil }}, lb.Session{Peer: testPeer(nil)}, func() {})
+	last := time.Duration(0)
+	for range 100 {
+		last = s.failed(unix.ECONNREFUSED)
+		if last > mostPause {
+			t.Fatalf("pause %s", last)
+		}
+	}
+	if last < mostPause*3/4 {
+		t.Errorf("pause after 100 failures: %s", last)
+	}
+	refused := &failure{refused: true}
+	if got := s.failed(refused); got > mostRefused || got < mostRefused*3/4 {
+		t.Errorf("pause after 100 refusals: %s", got)
+	}
+	seen := map[time.Duration]bool{}
+	for range 20 {
+		seen[jitter(time.Second)] = true
+	}
+	if len(seen) < 2 {
+		t.Error("no jitter")
+	}
+	s.peer.ConnectRetry = 7 * time.Second
+	if got := s.failed(refused); got > 7*time.Second || got < 5*time.Second {
+		t.Errorf("pause with connectTime 7s: %s", got)
 	}
 }

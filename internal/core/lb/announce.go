@@ -70,11 +70,15 @@ type Session struct {
 
 // Peer is a validated BGPPeer as it concerns one node. Name identifies it.
 type Peer struct {
-	Name       string // name of the BGPPeer object
-	LocalASN   uint32 // the AS that we speak for (RFC 4271 §4.2)
-	PeerASN    uint32 // 0: any AS that Dynamic allows
-	Dynamic    DynamicASN
+	Name     string // name of the BGPPeer object
+	LocalASN uint32 // the AS that this router sees (RFC 4271 §4.2)
+	PeerASN  uint32 // 0: any AS that Dynamic allows
+	Dynamic  DynamicASN
+	// Addr is the router's address. It is zero if the router is to be found on the link
+	// Interface by its router advertisements (an unnumbered session).
 	Addr       netip.Addr
+	Interface  string
+	VRF        string        // the VRF device that the session runs in; "" for the default one
 	Port       uint16        // 1 to 65535
 	SourceAddr netip.Addr    // zero: the kernel's choice
 	RouterID   netip.Addr    // an IPv4 address; zero: derived from the node
@@ -86,6 +90,12 @@ type Peer struct {
 	ConnectRetry time.Duration // 0: the default
 	Password     string        // TCP MD5 (RFC 2385); "" for none. Never log it.
 	MultiHop     bool          // eBGP over more than one hop
+	// TTLSecurityHops refuses packets from more than so many hops away (GTSM, RFC
+	// 5082), 1 to 254; 0 refuses none.
+	TTLSecurityHops uint8
+	// GracefulRestart offers the capability of that name (RFC 4724): the router keeps
+	// the routes while this speaker restarts.
+	GracefulRestart bool
 	// Families are those whose routes this session carries.
 	Families []Family
 	BFD      *BFDProfile // watch the router by BFD; nil: do not
@@ -108,7 +118,22 @@ type Attrs struct {
 	LocalPref        uint32
 	Communities      []Community      // sorted, no duplicates
 	LargeCommunities []LargeCommunity // sorted, no duplicates
+	// MED is the MULTI_EXIT_DISC (RFC 4271 §5.1.4), sent if HasMED.
+	MED    uint32
+	HasMED bool
+	// Prepend is how many times more than once our AS stands in the AS_PATH, for
+	// external peers.
+	Prepend uint8
+	// Bandwidth is what the route tells of how much it can carry beside those of other
+	// nodes, in the link bandwidth extended community; 0 leaves that out.
+	Bandwidth uint32
+	// GracefulShutdown has the router prefer any other route, for this one will be
+	// withdrawn soon: community 65535:0 (RFC 8326) and local preference 0.
+	GracefulShutdown bool
 }
+
+// GracefulShutdown is the community of that name (RFC 8326 §5).
+const GracefulShutdown Community = 0xffff_0000
 
 // Community is a standard community (RFC 1997).
 type Community uint32
@@ -136,9 +161,22 @@ func (p Peer) String() string {
 	var b strings.Builder
 	b.WriteString(p.Name)
 	b.WriteString(" (")
-	b.WriteString(netip.AddrPortFrom(p.Addr, p.Port).String())
+	b.WriteString(p.Endpoint())
 	b.WriteString(")")
 	return b.String()
+}
+
+// Endpoint returns where the router listens: address:port, or link:port if it is to be
+// found; with the VRF behind it, if any.
+func (p Peer) Endpoint() string {
+	at := p.Interface + ":" + strconv.Itoa(int(p.Port))
+	if p.Addr.IsValid() {
+		at = netip.AddrPortFrom(p.Addr, p.Port).String()
+	}
+	if p.VRF != "" {
+		at += " in " + p.VRF
+	}
+	return at
 }
 
 // Normalize sorts the communities and drops duplicates.
@@ -151,6 +189,7 @@ func (a *Attrs) Normalize() {
 
 // Equal reports whether a and b say the same. Both must be normalized.
 func (a Attrs) Equal(b Attrs) bool {
-	return a.LocalPref == b.LocalPref && slices.Equal(a.Communities, b.Communities) &&
-		slices.Equal(a.LargeCommunities, b.LargeCommunities)
+	return a.LocalPref == b.LocalPref && a.MED == b.MED && a.HasMED == b.HasMED && a.Prepend == b.Prepend &&
+		a.Bandwidth == b.Bandwidth && a.GracefulShutdown == b.GracefulShutdown &&
+		slices.Equal(a.Communities, b.Communities) && slices.Equal(a.LargeCommunities, b.LargeCommunities)
 }

@@ -1,0 +1,122 @@
+package bgp
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/barelb/barelb/internal/core/bgpmsg"
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+const (
+	// waitUp is how long a session that BFD took down waits for BFD to come up: a
+	// router that has BFD no longer must not be lost for good.
+	waitUp = 30 * time.Second
+	// A session that BFD takes down again and again waits longer each time after BFD is
+	// up, until it has been well for forgiveFlaps.
+	leastDamp    = time.Second
+	mostDamp     = time.Minute
+	forgiveFlaps = 5 * time.Minute
+)
+
+// watch is what BFD says of the router, and what follows from it. It is guarded by
+// the mutex of its session, but for the channel.
+type watch struct {
+	changed chan struct{}
+	down    bool   // BFD took the session down and has not come up since
+	diag    string // why
+	at      time.Time
+	flaps   int       // times that it went down in a row
+	until   time.Time // no attempt to connect before; zero for none
+	hurry   func()    // ends a write that does not end
+}
+
+// bfd takes in a change of the BFD session that watches over the router. One that
+// somebody took down on purpose has nothing to say (RFC 5882 §4.2).
+func (s *session) bfd(change lb.BFDChange, now time.Time) {
+	s.mu.Lock()
+	w := &s.watch
+	switch {
+	case change.Up:
+		if w.down && w.flaps > 1 {
+			w.until = now.Add(min(leastDamp<<min(w.flaps-2, 10), mostDamp))
+		} else {
+			w.until = time.Time{}
+		}
+		w.down = false
+	case change.Admin:
+		w.down, w.until = false, time.Time{}
+	default:
+		if now.Sub(w.at) > forgiveFlaps {
+			w.flaps = 0
+		}
+		w.flaps++
+		w.down, w.diag, w.at, w.until = true, change.Diag, now, now.Add(waitUp)
+		if w.hurry != nil {
+			w.hurry()
+		}
+	}
+	s.mu.Unlock()
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
+}
+
+// watched returns the failure that BFD reports, if it does.
+func (s *session) watched() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.watch.down {
+		return nil
+	}
+	return &failure{
+		text: fmt.Sprintf("BFD declared the router down (%s)", s.watch.diag),
+		err:  bgpmsg.Cease(bgpmsg.CeaseBFDDown, ""), // RFC 9384
+	}
+}
+
+// cleared waits until BFD has nothing against an attempt to connect. It returns false
+// if the session ends meanwhile.
+func (s *session) cleared() bool {
+	for {
+		s.mu.Lock()
+		until := s.watch.until
+		s.mu.Unlock()
+		wait := time.Until(until)
+		if wait <= 0 {
+			return s.life.Err() == nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-s.life.Done():
+		case <-s.watch.changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if s.life.Err() != nil {
+			return false
+		}
+	}
+}
+
+func (w *watch) isDown(mu *sync.Mutex) bool {
+	mu.Lock()
+	defer mu.Unlock()
+	return w.down
+}
+
+// up takes in that the session is established, whatever BFD said before.
+func (w *watch) up(mu *sync.Mutex) {
+	mu.Lock()
+	defer mu.Unlock()
+	w.down, w.until = false, time.Time{}
+}
+
+// interrupt has hurry called when BFD takes the session down.
+func (w *watch) interrupt(mu *sync.Mutex, hurry func()) {
+	mu.Lock()
+	defer mu.Unlock()
+	w.hurry = hurry
+}
