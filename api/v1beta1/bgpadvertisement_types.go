@@ -30,6 +30,29 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:Maximum=4294967295
 	LocalPref uint32 `json:"localPref,omitempty"`
 
+	// MED is the MULTI_EXIT_DISC attribute (RFC 4271, section 5.1.4); routers prefer the
+	// lower one of routes from one AS. Unset: none is sent. An addition to MetalLB's
+	// fields.
+	// +optional
+	// +kubebuilder:validation:Format=int64
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	MED *uint32 `json:"med,omitempty"`
+
+	// ASPathPrepend adds the nodes' AS number so many times more to the AS_PATH that
+	// external peers see; routers prefer a shorter one. An addition to MetalLB's fields.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=16
+	ASPathPrepend uint8 `json:"asPathPrepend,omitempty"`
+
+	// WeightByEndpoints attaches the link bandwidth extended community to the routes of
+	// Services with externalTrafficPolicy Local: 1 Mbit/s for each ready endpoint on the
+	// node. Routers with weighted ECMP then spread traffic by endpoint, not by node. An
+	// addition to MetalLB's fields.
+	// +optional
+	WeightByEndpoints bool `json:"weightByEndpoints,omitempty"`
+
 	// Communities are attached to the routes. Each is a standard community such as
 	// 64512:100, a large one such as large:64512:1:100, or an alias that a
 	// Community object defines.

@@ -118,6 +118,15 @@ type BGPPeerSpec struct {
 	// +optional
 	EBGPMultiHop bool `json:"ebgpMultiHop,omitempty"`
 
+	// TTLSecurityHops refuses packets of routers that are more than so many hops away
+	// (GTSM, RFC 5082); 1 is a router on the same link. The router must do the same for
+	// the nodes. It excludes EBGPMultiHop. 0 or unset: none is refused. An addition to
+	// MetalLB's fields.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=254
+	TTLSecurityHops uint8 `json:"ttlSecurityHops,omitempty"`
+
 	// VRF names the VRF device of the node that the session runs in.
 	// +optional
 	VRF string `json:"vrf,omitempty"`

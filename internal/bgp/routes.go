@@ -41,7 +41,7 @@ func (n *fresh) add(pfx netip.Prefix, f lb.Family, attrs lb.Attrs, hops [2]netip
 // addresses, or they of it, there is no moment without a route.
 func (s *session) reconcile(c *conn, send func([]byte) error) error {
 	s.mu.Lock()
-	routes, graceful := s.routes, s.graceful
+	routes, graceful, drained := s.routes, s.graceful, s.drained
 	s.mu.Unlock()
 
 	hops := map[lb.Family][2]netip.Addr{lb.IPv4: c.hops(lb.IPv4), lb.IPv6: c.hops(lb.IPv6)}
@@ -52,6 +52,8 @@ func (s *session) reconcile(c *conn, send func([]byte) error) error {
 		family := lb.FamilyOf(pfx.Addr())
 		attrs.GracefulShutdown = attrs.GracefulShutdown || graceful
 		switch {
+		case attrs.GracefulShutdown && drained:
+			continue
 		case !c.facts.carries(family):
 			lacks[family.String()+" unicast is not negotiated: activate it for this neighbor on the router"]++
 		case !hops[family][0].IsValid():
@@ -64,7 +66,8 @@ func (s *session) reconcile(c *conn, send func([]byte) error) error {
 	}
 	for pfx := range c.sent {
 		family := lb.FamilyOf(pfx.Addr())
-		if _, ok := routes[pfx]; !ok || !hops[family][0].IsValid() {
+		attrs, ok := routes[pfx]
+		if !ok || !hops[family][0].IsValid() || drained && (graceful || attrs.GracefulShutdown) {
 			gone[family] = append(gone[family], pfx)
 		}
 	}

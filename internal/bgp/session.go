@@ -56,6 +56,7 @@ type session struct {
 	peer     lb.Peer
 	routes   map[netip.Prefix]lb.Attrs // what shall be
 	graceful bool                      // all of them are withdrawn soon
+	drained  bool                      // those that say so have had their time
 	ending   ending
 	watch    watch
 

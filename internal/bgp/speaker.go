@@ -55,6 +55,9 @@ type Config struct {
 	// RestartTime is how long routers keep the routes of a speaker that restarts; 0 for
 	// 120 s.
 	RestartTime time.Duration
+	// DrainTime is how long routes that say GracefulShutdown stay (RFC 8326 §4.2): routers
+	// move to others meanwhile, and then the routes are withdrawn. 0 withdraws at once.
+	DrainTime time.Duration
 	// SendHoldTime is how long a router may take nothing in before its session is closed;
 	// 0 for 8 min, or twice the hold time if that is more (RFC 9687 §6).
 	SendHoldTime time.Duration
@@ -66,10 +69,11 @@ type Config struct {
 // again, or the restart time is over. All others drop them at once.
 type Departure struct {
 	// Leaving says that the routes will not be back: routers are told to prefer others
-	// (RFC 8326), after DrainTime the routes are withdrawn, and after Linger the sessions
-	// closed with a Cease (Administrative Shutdown). Run takes so much longer.
-	Leaving           bool
-	DrainTime, Linger time.Duration
+	// (RFC 8326), when the DrainTime is over the routes are withdrawn, and after Linger the
+	// sessions closed with a Cease (Administrative Shutdown). Run takes so much longer, but
+	// for routes that have been draining before.
+	Leaving bool
+	Linger  time.Duration
 	// Reason is the shutdown communication of that Cease (RFC 9003), at most 255 bytes.
 	Reason string
 }
@@ -117,6 +121,8 @@ type Speaker struct {
 	phase    phase
 	sessions map[string]*session // by name of the peer
 	departs  Departure
+	leaving  time.Time   // since when routes say GracefulShutdown; zero while none does
+	drained  *time.Timer // withdraws them
 	retiring []*session               // told to close, perhaps not closed yet
 	refused  map[string]SessionStatus // peers that cannot be as they are
 }
@@ -169,7 +175,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	how := ending{silent: true}
 	if d.Leaving {
-		s.drain(d)
+		s.leave(d.Linger)
 		how = ending{subcode: bgpmsg.CeaseShutdown, text: d.Reason}
 	}
 	s.mu.Lock()
@@ -193,19 +199,65 @@ func (s *Speaker) Run(ctx context.Context) error {
 	return nil
 }
 
-// drain has routers prefer other routes, waits, and withdraws.
-func (s *Speaker) drain(d Departure) {
+// leave has routers prefer other routes, waits for the drain time, withdraws, and
+// waits for linger.
+func (s *Speaker) leave(linger time.Duration) {
 	s.mu.Lock()
-	sessions := slices.Collect(maps.Values(s.sessions))
-	s.mu.Unlock()
-	for _, session := range sessions {
+	s.drain(true)
+	left := time.Until(s.leaving.Add(s.cfg.DrainTime))
+	for _, session := range s.sessions {
 		session.change(func() { session.graceful = true })
 	}
-	time.Sleep(d.DrainTime)
-	for _, session := range sessions {
-		session.change(func() { session.routes = nil })
+	s.mu.Unlock()
+	time.Sleep(left)
+	s.withdraw()
+	time.Sleep(linger)
+}
+
+// drain starts the drain time, or forgets it. s.mu must be held.
+//
+//nolint:revive // leaving is a fact
+func (s *Speaker) drain(leaving bool) {
+	switch {
+	case leaving && s.leaving.IsZero():
+		s.leaving = time.Now()
+		s.drained = time.AfterFunc(s.cfg.DrainTime, s.withdraw)
+	case !leaving && !s.leaving.IsZero():
+		s.drained.Stop()
+		s.leaving = time.Time{}
+		for _, session := range s.sessions {
+			session.change(func() { session.drained = false })
+		}
 	}
-	time.Sleep(d.Linger)
+}
+
+// withdraw takes back all routes that say GracefulShutdown, once the drain time is
+// over.
+func (s *Speaker) withdraw() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isDrained() {
+		return
+	}
+	for _, session := range s.sessions {
+		session.change(func() { session.drained = true })
+	}
+}
+
+func (s *Speaker) isDrained() bool {
+	return !s.leaving.IsZero() && time.Since(s.leaving) >= s.cfg.DrainTime
+}
+
+// leaves reports whether routes say that they will be withdrawn.
+func leaves(want lb.BGP) bool {
+	for i := range want {
+		for _, attrs := range want[i].Routes {
+			if attrs.GracefulShutdown {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // BFD tells the sessions of a change of the BFD session that watches over their
@@ -245,6 +297,7 @@ func (s *Speaker) Apply(ctx context.Context, want lb.BGP) error {
 		s.notify()
 	}
 	s.refused = refused
+	s.drain(leaves(want))
 
 	// Whatever has to go, goes before anything new comes: a router takes a second
 	// connection from one address for a collision (RFC 4271 §6.8).
@@ -282,6 +335,7 @@ func (s *Speaker) retire(name string, subcode uint8) {
 // add makes a session that starts once those with the same router are closed.
 func (s *Speaker) add(w lb.Session) {
 	session := newSession(s.cfg, w, s.notify)
+	session.drained = s.isDrained()
 	for _, old := range s.retiring {
 		if p := old.current(); p.Addr == w.Peer.Addr && p.Interface == w.Peer.Interface {
 			session.after = append(session.after, old.done)

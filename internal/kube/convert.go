@@ -240,6 +240,7 @@ func convertBGPAdvertisement(o *v1beta1.BGPAdvertisement) config.BGPAdvertisemen
 		PoolSelectors: convertSelectors(o.Spec.IPAddressPoolSelectors), NodeSelectors: convertSelectors(o.Spec.NodeSelectors),
 		ServiceSelectors: convertSelectors(o.Spec.ServiceSelectors),
 	}
+	a.MED, a.Prepend, a.WeightByEndpoints = o.Spec.MED, o.Spec.ASPathPrepend, o.Spec.WeightByEndpoints
 	if l := o.Spec.AggregationLength; l != nil {
 		a.AggregationLength = int(*l)
 	}
@@ -257,7 +258,7 @@ func convertPeer(o *v1beta2.BGPPeer) config.BGPPeer {
 		HoldTime: duration(s.HoldTime), KeepaliveTime: duration(s.KeepaliveTime), ConnectTime: duration(s.ConnectTime),
 		RouterID: s.RouterID, NodeSelectors: convertSelectors(s.NodeSelectors),
 		Password: s.Password, PasswordSecret: s.PasswordSecret.Name, BFDProfile: s.BFDProfile,
-		MultiHop: s.EBGPMultiHop, GracefulRestart: s.EnableGracefulRestart, DualStack: s.DualStackAddressFamily,
+		MultiHop: s.EBGPMultiHop, TTLSecurityHops: s.TTLSecurityHops, GracefulRestart: s.EnableGracefulRestart, DualStack: s.DualStackAddressFamily,
 	}
 }
 

@@ -265,20 +265,21 @@ func TestConvertConfiguration(t *testing.T) {
 		convertBGPAdvertisement(&v1beta1.BGPAdvertisement{ObjectMeta: m}))
 	check("BGPAdvertisement with all", config.BGPAdvertisement{
 		Meta: core, AggregationLength: 24, AggregationLengthV6: 64, LocalPref: 7, Communities: []string{"1:2"}, Pools: []string{"p"}, Peers: []string{"r"},
-		PoolSelectors: coreSel, NodeSelectors: coreSel, ServiceSelectors: coreSel,
+		PoolSelectors: coreSel, NodeSelectors: coreSel, ServiceSelectors: coreSel, MED: new(uint32(5)), Prepend: 2, WeightByEndpoints: true,
 	}, convertBGPAdvertisement(&v1beta1.BGPAdvertisement{ObjectMeta: m, Spec: v1beta1.BGPAdvertisementSpec{
 		AggregationLength: new(int32(24)), AggregationLengthV6: new(int32(64)), LocalPref: 7, Communities: []string{"1:2"}, IPAddressPools: []string{"p"},
 		Peers: []string{"r"}, IPAddressPoolSelectors: sel, NodeSelectors: sel, ServiceSelectors: sel,
+		MED: new(uint32(5)), ASPathPrepend: 2, WeightByEndpoints: true,
 	}}))
 	hold := metav1.Duration{Duration: 90e9}
 	check("BGPPeer", config.BGPPeer{
 		Meta: core, MyASN: 1, PeerASN: 2, LocalASN: 3, DynamicASN: "external", PeerAddress: "a", SourceAddress: "b", Interface: "i", VRF: "v", PeerPort: 179,
 		HoldTime: &hold.Duration, RouterID: "r", NodeSelectors: coreSel, Password: "pw", PasswordSecret: "s", BFDProfile: "f",
-		MultiHop: true, GracefulRestart: true, DualStack: true,
+		MultiHop: true, TTLSecurityHops: 2, GracefulRestart: true, DualStack: true,
 	}, convertPeer(&v1beta2.BGPPeer{ObjectMeta: m, Spec: v1beta2.BGPPeerSpec{
 		MyASN: 1, PeerASN: 2, LocalASN: 3, DynamicASN: "external", PeerAddress: "a", SourceAddress: "b", Interface: "i", VRF: "v", PeerPort: 179,
 		HoldTime: &hold, RouterID: "r", NodeSelectors: sel, Password: "pw", PasswordSecret: corev1.SecretReference{Name: "s"}, BFDProfile: "f",
-		EBGPMultiHop: true, EnableGracefulRestart: true, DualStackAddressFamily: true,
+		EBGPMultiHop: true, TTLSecurityHops: 2, EnableGracefulRestart: true, DualStackAddressFamily: true,
 	}}))
 	check("BFDProfile", config.BFDProfile{Meta: core}, convertBFDProfile(&v1beta1.BFDProfile{ObjectMeta: m}))
 	check("BFDProfile with all", config.BFDProfile{

@@ -69,6 +69,9 @@ func (p *parser) bgp(objs Objects, aliases map[string]community) {
 	}
 }
 
+// maxPrepend bounds asPathPrepend: AS paths that are longer are refused by many.
+const maxPrepend = 16
+
 func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, problems) {
 	var ps problems
 	ps.unique("spec.ipAddressPools", o.Pools)
@@ -87,7 +90,13 @@ func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, pr
 		ps.add("spec.serviceSelectors", lb.InvalidField,
 			"can only be used with the default aggregationLength (32) and aggregationLengthV6 (128)")
 	}
-	attrs := lb.Attrs{LocalPref: o.LocalPref}
+	if o.Prepend > maxPrepend {
+		ps.add("spec.asPathPrepend", lb.InvalidField, "%d is more than %d", o.Prepend, maxPrepend)
+	}
+	attrs := lb.Attrs{LocalPref: o.LocalPref, Prepend: o.Prepend}
+	if o.MED != nil {
+		attrs.MED, attrs.HasMED = *o.MED, true
+	}
 	for i, text := range o.Communities {
 		field := fmt.Sprintf("spec.communities[%d]", i)
 		c, err := parseCommunity(text)
@@ -111,7 +120,7 @@ func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, pr
 	attrs.Normalize()
 	return &BGPAdv{
 		Name: o.Name, NodeSelectors: o.NodeSelectors, ServiceSelectors: o.ServiceSelectors,
-		Length4: o.AggregationLength, Length6: o.AggregationLengthV6, Attrs: attrs,
+		Length4: o.AggregationLength, Length6: o.AggregationLengthV6, Attrs: attrs, Weigh: o.WeightByEndpoints,
 		Peers: slices.Sorted(slices.Values(o.Peers)),
 	}, ps
 }

@@ -79,7 +79,8 @@ type BGPAdv struct {
 	NodeSelectors    []lb.Selector
 	ServiceSelectors []lb.Selector
 	Length4, Length6 int
-	Attrs            lb.Attrs
+	Attrs            lb.Attrs // but for Bandwidth
+	Weigh            bool     // Bandwidth follows from the endpoints of a Service
 	Peers            []string // sorted; empty: all
 }
 

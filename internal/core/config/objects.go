@@ -91,6 +91,9 @@ type BGPAdvertisement struct {
 	AggregationLength   int // 32 if unset
 	AggregationLengthV6 int // 128 if unset
 	LocalPref           uint32
+	MED                 *uint32
+	Prepend             uint8 // asPathPrepend
+	WeightByEndpoints   bool
 	Communities         []string
 	Pools               []string
 	PoolSelectors       []lb.Selector
@@ -114,6 +117,7 @@ type BGPPeer struct {
 	Password                             string
 	PasswordSecret                       string // name; looked up in our own namespace
 	BFDProfile                           string
+	TTLSecurityHops                      uint8
 	MultiHop, GracefulRestart, DualStack bool
 	// Withheld says that the peer has a password that this copy of it leaves out:
 	// it comes from another speaker, while the API server cannot be reached.

@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/barelb/barelb/internal/core/lb"
@@ -12,6 +13,8 @@ import (
 const (
 	DefaultPeerPort = 179
 	basicAuth       = "kubernetes.io/basic-auth" // type of the Secrets that peers refer to
+	maxDeviceName   = 15                         // IFNAMSIZ, without the NUL
+	maxSecurityHops = 254
 )
 
 func (p *parser) peers(objs Objects) {
@@ -25,30 +28,19 @@ func (p *parser) peers(objs Objects) {
 			continue
 		}
 		p.cfg.Peers = append(p.cfg.Peers, peer)
-		if len(ps) == 0 {
-			p.report(KindBGPPeer, o.Name, notYet(o), true)
-		}
 	}
-}
-
-// notYet lists the fields that are understood but without effect in this version.
-func notYet(o *BGPPeer) problems {
-	var ps problems
-	if o.BFDProfile != "" {
-		ps.add("spec.bfdProfile", lb.NotSupported, "BFD is not supported yet: the session runs without it")
-	}
-	if o.GracefulRestart {
-		ps.add("spec.enableGracefulRestart", lb.NotSupported, "graceful restart is not supported yet: the session runs without it")
-	}
-	return ps
 }
 
 func parsePeer(o *BGPPeer, objs Objects) (*Peer, problems) {
 	var ps problems
 	peer := &Peer{NodeSelectors: o.NodeSelectors, Peer: lb.Peer{
 		Name: o.Name, LocalASN: o.MyASN, PeerASN: o.PeerASN, Dynamic: lb.DynamicASN(o.DynamicASN),
-		Port: o.PeerPort, MultiHop: o.MultiHop,
+		Port: o.PeerPort, MultiHop: o.MultiHop, GracefulRestart: o.GracefulRestart,
+		TTLSecurityHops: o.TTLSecurityHops, VRF: o.VRF, Interface: o.Interface,
 	}}
+	if o.LocalASN != 0 {
+		peer.LocalASN = o.LocalASN
+	}
 	if peer.Port == 0 {
 		peer.Port = DefaultPeerPort
 	}
@@ -58,7 +50,7 @@ func parsePeer(o *BGPPeer, objs Objects) (*Peer, problems) {
 	peer.Password = ps.peerPassword(o, objs)
 	ps.selectors("spec.nodeSelectors", o.NodeSelectors)
 
-	if o.DualStack {
+	if o.DualStack || o.Interface != "" { // a link carries both
 		peer.Families = []lb.Family{lb.IPv4, lb.IPv6}
 	} else if peer.Addr.IsValid() {
 		peer.Families = []lb.Family{lb.FamilyOf(peer.Addr)}
@@ -79,7 +71,13 @@ func (ps *problems) peerASNs(o *BGPPeer) {
 		ps.add("spec.dynamicASN", lb.InvalidField, "%q is neither internal nor external", o.DynamicASN)
 	}
 	if o.LocalASN != 0 {
-		ps.add("spec.localASN", lb.NotSupported, "is not supported yet; set myASN to the AS that the router expects")
+		// It hides our AS from another one.
+		switch {
+		case o.PeerASN == o.MyASN && o.MyASN != 0, o.DynamicASN == string(lb.InternalASN):
+			ps.add("spec.localASN", lb.InvalidField, "is for external peers, but this one is internal")
+		case o.LocalASN == o.PeerASN:
+			ps.add("spec.localASN", lb.InvalidField, "is that of the router: set myASN to %d if the peer shall be internal", o.PeerASN)
+		}
 	}
 	if o.MultiHop && o.PeerASN == o.MyASN {
 		ps.add("spec.ebgpMultiHop", lb.InvalidField, "is for external peers, but peerASN equals myASN")
@@ -93,12 +91,25 @@ func (ps *problems) peerAddresses(o *BGPPeer, peer *lb.Peer) {
 	case o.PeerAddress != "" && o.Interface != "":
 		ps.add("spec.interface", lb.InvalidField, "peerAddress and interface exclude each other")
 	case o.Interface != "":
-		ps.add("spec.interface", lb.NotSupported, "unnumbered sessions are not supported yet; set peerAddress")
+		ps.device("spec.interface", o.Interface)
+		if o.MultiHop {
+			ps.add("spec.ebgpMultiHop", lb.InvalidField, "excludes interface: the router is on the link")
+		}
+		if o.SourceAddress != "" {
+			ps.add("spec.sourceAddress", lb.InvalidField, "cannot be chosen together with interface")
+		}
 	default:
 		peer.Addr = ps.address("spec.peerAddress", o.PeerAddress)
+		if peer.Addr.Is6() && peer.Addr.IsLinkLocalUnicast() {
+			ps.add("spec.peerAddress", lb.InvalidField, "%s is link-local: give interface in its place", peer.Addr)
+		}
 	}
-	if o.VRF != "" {
-		ps.add("spec.vrf", lb.NotSupported, "sessions in a VRF are not supported yet")
+	ps.device("spec.vrf", o.VRF)
+	switch {
+	case o.TTLSecurityHops > maxSecurityHops:
+		ps.add("spec.ttlSecurityHops", lb.InvalidField, "%d is more than %d", o.TTLSecurityHops, maxSecurityHops)
+	case o.TTLSecurityHops > 0 && o.MultiHop:
+		ps.add("spec.ttlSecurityHops", lb.InvalidField, "excludes ebgpMultiHop: it says itself how far away the router may be")
 	}
 	if o.SourceAddress != "" {
 		peer.SourceAddr = ps.address("spec.sourceAddress", o.SourceAddress)
@@ -111,6 +122,13 @@ func (ps *problems) peerAddresses(o *BGPPeer, peer *lb.Peer) {
 		if peer.RouterID.IsValid() && !peer.RouterID.Is4() {
 			ps.add("spec.routerID", lb.InvalidField, "%s is not an IPv4 address (RFC 4271 §4.2)", peer.RouterID)
 		}
+	}
+}
+
+// device reports what is wrong with the name of a network device; "" is fine.
+func (ps *problems) device(field, name string) {
+	if len(name) > maxDeviceName || strings.ContainsAny(name, "/ \t\n%") {
+		ps.add(field, lb.InvalidField, "%q is no name of a network device (at most %d bytes)", name, maxDeviceName)
 	}
 }
 

@@ -67,6 +67,16 @@ func TestPeerInForce(t *testing.T) {
 			func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(90*time.Second), new(time.Duration(0)) },
 			func(p *lb.Peer) { p.HoldTime, p.Keepalive, p.TimersSet = 90*time.Second, 30*time.Second, true },
 		},
+		"local AS":         {func(p *config.BGPPeer) { p.LocalASN = 64999 }, func(p *lb.Peer) { p.LocalASN = 64999 }},
+		"VRF":              {func(p *config.BGPPeer) { p.VRF = "red" }, func(p *lb.Peer) { p.VRF = "red" }},
+		"GTSM":             {func(p *config.BGPPeer) { p.TTLSecurityHops = 1 }, func(p *lb.Peer) { p.TTLSecurityHops = 1 }},
+		"graceful restart": {func(p *config.BGPPeer) { p.GracefulRestart = true }, func(p *lb.Peer) { p.GracefulRestart = true }},
+		"unnumbered": {
+			func(p *config.BGPPeer) { p.PeerAddress, p.Interface = "", "eth0" },
+			func(p *lb.Peer) {
+				p.Addr, p.Interface, p.Families = netip.Addr{}, "eth0", []lb.Family{lb.IPv4, lb.IPv6}
+			},
+		},
 		"connect time": {func(p *config.BGPPeer) { p.ConnectTime = new(7 * time.Second) }, func(p *lb.Peer) { p.ConnectRetry = 7 * time.Second }},
 	} {
 		o, want := peer("r", 0), base
@@ -94,37 +104,44 @@ func TestBadPeers(t *testing.T) {
 		field  string
 		reason lb.Reason
 	}{
-		"no local AS":             {func(p *config.BGPPeer) { p.MyASN = 0 }, "spec.myASN", lb.InvalidField},
-		"no peer AS":              {func(p *config.BGPPeer) { p.PeerASN = 0 }, "spec.peerASN", lb.InvalidField},
-		"peerASN and dynamicASN":  {func(p *config.BGPPeer) { p.DynamicASN = "internal" }, "spec.dynamicASN", lb.InvalidField},
-		"unknown dynamicASN":      {func(p *config.BGPPeer) { p.PeerASN, p.DynamicASN = 0, "any" }, "spec.dynamicASN", lb.InvalidField},
-		"localASN":                {func(p *config.BGPPeer) { p.LocalASN = 64999 }, "spec.localASN", lb.NotSupported},
-		"internal multihop":       {func(p *config.BGPPeer) { p.PeerASN, p.MultiHop = 64512, true }, "spec.ebgpMultiHop", lb.InvalidField},
-		"no address":              {func(p *config.BGPPeer) { p.PeerAddress = "" }, "spec.peerAddress", lb.InvalidField},
-		"junk address":            {func(p *config.BGPPeer) { p.PeerAddress = "router1" }, "spec.peerAddress", lb.InvalidField},
-		"address and interface":   {func(p *config.BGPPeer) { p.Interface = "eth0" }, "spec.interface", lb.InvalidField},
-		"interface":               {func(p *config.BGPPeer) { p.PeerAddress, p.Interface = "", "eth0" }, "spec.interface", lb.NotSupported},
-		"vrf":                     {func(p *config.BGPPeer) { p.VRF = "red" }, "spec.vrf", lb.NotSupported},
-		"junk source":             {func(p *config.BGPPeer) { p.SourceAddress = "x" }, "spec.sourceAddress", lb.InvalidField},
-		"source of other family":  {func(p *config.BGPPeer) { p.SourceAddress = "fd00::2" }, "spec.sourceAddress", lb.InvalidField},
-		"junk router ID":          {func(p *config.BGPPeer) { p.RouterID = "7" }, "spec.routerID", lb.InvalidField},
-		"IPv6 router ID":          {func(p *config.BGPPeer) { p.RouterID = "fd00::1" }, "spec.routerID", lb.InvalidField},
-		"hold time of 2s":         {func(p *config.BGPPeer) { p.HoldTime = new(2 * time.Second) }, "spec.holdTime", lb.InvalidField},
-		"hold time of 2.4s":       {func(p *config.BGPPeer) { p.HoldTime = new(2400 * time.Millisecond) }, "spec.holdTime", lb.InvalidField},
-		"negative hold time":      {func(p *config.BGPPeer) { p.HoldTime = new(-9 * time.Second) }, "spec.holdTime", lb.InvalidField},
-		"hold time too long":      {func(p *config.BGPPeer) { p.HoldTime = new(65536 * time.Second) }, "spec.holdTime", lb.InvalidField},
-		"keepalive of 500ms":      {func(p *config.BGPPeer) { p.KeepaliveTime = new(500 * time.Millisecond) }, "spec.holdTime", lb.InvalidField},
-		"keepalive above hold":    {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(9*time.Second), new(10*time.Second) }, "spec.keepaliveTime", lb.InvalidField},
-		"keepalive without hold":  {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(time.Duration(0)), new(time.Second) }, "spec.keepaliveTime", lb.InvalidField},
-		"negative keepalive":      {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(90*time.Second), new(-time.Second) }, "spec.keepaliveTime", lb.InvalidField},
-		"password and secret":     {func(p *config.BGPPeer) { p.Password, p.PasswordSecret = "hunter2", "s" }, "spec.passwordSecret", lb.InvalidField},
-		"no such secret":          {func(p *config.BGPPeer) { p.PasswordSecret = "nope" }, "spec.passwordSecret", lb.UnknownReference},
-		"secret of another type":  {func(p *config.BGPPeer) { p.PasswordSecret = "opaque" }, "spec.passwordSecret", lb.InvalidField},
-		"secret without password": {func(p *config.BGPPeer) { p.PasswordSecret = "no-key" }, "spec.passwordSecret", lb.InvalidField},
-		"password withheld":       {func(p *config.BGPPeer) { p.Withheld = true }, "spec.password", lb.PasswordUnknown},
-		"secret withheld":         {func(p *config.BGPPeer) { p.Withheld, p.PasswordSecret = true, "s" }, "spec.passwordSecret", lb.PasswordUnknown},
-		"bad node selector":       {func(p *config.BGPPeer) { p.NodeSelectors = []lb.Selector{label("!", "")} }, "spec.nodeSelectors[0]", lb.InvalidField},
-		"node selector twice":     {func(p *config.BGPPeer) { p.NodeSelectors = []lb.Selector{{}, {}} }, "spec.nodeSelectors[1]", lb.InvalidField},
+		"no local AS":                  {func(p *config.BGPPeer) { p.MyASN = 0 }, "spec.myASN", lb.InvalidField},
+		"no peer AS":                   {func(p *config.BGPPeer) { p.PeerASN = 0 }, "spec.peerASN", lb.InvalidField},
+		"peerASN and dynamicASN":       {func(p *config.BGPPeer) { p.DynamicASN = "internal" }, "spec.dynamicASN", lb.InvalidField},
+		"unknown dynamicASN":           {func(p *config.BGPPeer) { p.PeerASN, p.DynamicASN = 0, "any" }, "spec.dynamicASN", lb.InvalidField},
+		"localASN of an internal peer": {func(p *config.BGPPeer) { p.PeerASN, p.LocalASN = 64512, 64999 }, "spec.localASN", lb.InvalidField},
+		"localASN, internal":           {func(p *config.BGPPeer) { p.PeerASN, p.DynamicASN, p.LocalASN = 0, "internal", 64999 }, "spec.localASN", lb.InvalidField},
+		"localASN of the router":       {func(p *config.BGPPeer) { p.LocalASN = 64513 }, "spec.localASN", lb.InvalidField},
+		"internal multihop":            {func(p *config.BGPPeer) { p.PeerASN, p.MultiHop = 64512, true }, "spec.ebgpMultiHop", lb.InvalidField},
+		"no address":                   {func(p *config.BGPPeer) { p.PeerAddress = "" }, "spec.peerAddress", lb.InvalidField},
+		"junk address":                 {func(p *config.BGPPeer) { p.PeerAddress = "router1" }, "spec.peerAddress", lb.InvalidField},
+		"address and interface":        {func(p *config.BGPPeer) { p.Interface = "eth0" }, "spec.interface", lb.InvalidField},
+		"interface and multihop":       {func(p *config.BGPPeer) { p.PeerAddress, p.Interface, p.MultiHop = "", "eth0", true }, "spec.ebgpMultiHop", lb.InvalidField},
+		"interface and source":         {func(p *config.BGPPeer) { p.PeerAddress, p.Interface, p.SourceAddress = "", "eth0", "fd00::1" }, "spec.sourceAddress", lb.InvalidField},
+		"junk interface":               {func(p *config.BGPPeer) { p.PeerAddress, p.Interface = "", "eth0/1" }, "spec.interface", lb.InvalidField},
+		"link-local":                   {func(p *config.BGPPeer) { p.PeerAddress = "fe80::1" }, "spec.peerAddress", lb.InvalidField},
+		"security and multihop":        {func(p *config.BGPPeer) { p.TTLSecurityHops, p.MultiHop = 2, true }, "spec.ttlSecurityHops", lb.InvalidField},
+		"security of 255 hops":         {func(p *config.BGPPeer) { p.TTLSecurityHops = 255 }, "spec.ttlSecurityHops", lb.InvalidField},
+		"long vrf":                     {func(p *config.BGPPeer) { p.VRF = "interface-of-16-" }, "spec.vrf", lb.InvalidField},
+		"junk source":                  {func(p *config.BGPPeer) { p.SourceAddress = "x" }, "spec.sourceAddress", lb.InvalidField},
+		"source of other family":       {func(p *config.BGPPeer) { p.SourceAddress = "fd00::2" }, "spec.sourceAddress", lb.InvalidField},
+		"junk router ID":               {func(p *config.BGPPeer) { p.RouterID = "7" }, "spec.routerID", lb.InvalidField},
+		"IPv6 router ID":               {func(p *config.BGPPeer) { p.RouterID = "fd00::1" }, "spec.routerID", lb.InvalidField},
+		"hold time of 2s":              {func(p *config.BGPPeer) { p.HoldTime = new(2 * time.Second) }, "spec.holdTime", lb.InvalidField},
+		"hold time of 2.4s":            {func(p *config.BGPPeer) { p.HoldTime = new(2400 * time.Millisecond) }, "spec.holdTime", lb.InvalidField},
+		"negative hold time":           {func(p *config.BGPPeer) { p.HoldTime = new(-9 * time.Second) }, "spec.holdTime", lb.InvalidField},
+		"hold time too long":           {func(p *config.BGPPeer) { p.HoldTime = new(65536 * time.Second) }, "spec.holdTime", lb.InvalidField},
+		"keepalive of 500ms":           {func(p *config.BGPPeer) { p.KeepaliveTime = new(500 * time.Millisecond) }, "spec.holdTime", lb.InvalidField},
+		"keepalive above hold":         {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(9*time.Second), new(10*time.Second) }, "spec.keepaliveTime", lb.InvalidField},
+		"keepalive without hold":       {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(time.Duration(0)), new(time.Second) }, "spec.keepaliveTime", lb.InvalidField},
+		"negative keepalive":           {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(90*time.Second), new(-time.Second) }, "spec.keepaliveTime", lb.InvalidField},
+		"password and secret":          {func(p *config.BGPPeer) { p.Password, p.PasswordSecret = "hunter2", "s" }, "spec.passwordSecret", lb.InvalidField},
+		"no such secret":               {func(p *config.BGPPeer) { p.PasswordSecret = "nope" }, "spec.passwordSecret", lb.UnknownReference},
+		"secret of another type":       {func(p *config.BGPPeer) { p.PasswordSecret = "opaque" }, "spec.passwordSecret", lb.InvalidField},
+		"secret without password":      {func(p *config.BGPPeer) { p.PasswordSecret = "no-key" }, "spec.passwordSecret", lb.InvalidField},
+		"password withheld":            {func(p *config.BGPPeer) { p.Withheld = true }, "spec.password", lb.PasswordUnknown},
+		"secret withheld":              {func(p *config.BGPPeer) { p.Withheld, p.PasswordSecret = true, "s" }, "spec.passwordSecret", lb.PasswordUnknown},
+		"bad node selector":            {func(p *config.BGPPeer) { p.NodeSelectors = []lb.Selector{label("!", "")} }, "spec.nodeSelectors[0]", lb.InvalidField},
+		"node selector twice":          {func(p *config.BGPPeer) { p.NodeSelectors = []lb.Selector{{}, {}} }, "spec.nodeSelectors[1]", lb.InvalidField},
 	} {
 		t.Run(name, func(t *testing.T) {
 			objs := config.Objects{Peers: []config.BGPPeer{peer("r", 0), peer("other", 1)}, Secrets: secrets}
@@ -169,18 +186,5 @@ func TestLostSecretKeepsSession(t *testing.T) {
 	objs.Secrets = map[string]config.Secret{"s": {Type: basicAuth, Password: "two", HasKey: true}}
 	if got := config.Parse(objs, c); got.Peers[0].Password != "two" {
 		t.Error("a new password is not taken")
-	}
-}
-
-// TestNotSupportedYetIsSaid, but the session runs.
-func TestNotSupportedYetIsSaid(t *testing.T) {
-	o := peer("r", 0)
-	o.BFDProfile, o.GracefulRestart = "fast", true
-	c := config.Parse(config.Objects{Peers: []config.BGPPeer{o}, BFDProfiles: []config.BFDProfile{{Meta: config.Meta{Name: "fast"}}}}, nil)
-	checkProblems(t, c,
-		config.Problem{Kind: "BGPPeer", Name: "r", Field: "spec.bfdProfile", Reason: lb.NotSupported, InForce: true},
-		config.Problem{Kind: "BGPPeer", Name: "r", Field: "spec.enableGracefulRestart", Reason: lb.NotSupported, InForce: true})
-	if len(c.Peers) != 1 {
-		t.Error("the session does not run")
 	}
 }

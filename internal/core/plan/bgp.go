@@ -15,6 +15,8 @@ import (
 type route struct {
 	prefix netip.Prefix
 	advs   *advSet
+	// weight is the number of ready endpoints on this node, if one of advs asks for it.
+	weight uint32
 }
 
 // advSet is a set of BGPAdvertisements, by their places in Config.BGP, so oldest
@@ -36,12 +38,12 @@ func (p *Planner) intern(places []int) *advSet {
 // address and port, the younger is set aside: the router would refuse it.
 func (p *Planner) derivePeers() {
 	p.peers, p.problems = nil, nil
-	seen := map[netip.AddrPort]string{}
+	seen := map[string]string{}
 	for _, peer := range p.cfg.Peers {
 		if !p.covers(peer.NodeSelectors, p.opts.Node) {
 			continue
 		}
-		at := netip.AddrPortFrom(peer.Addr, peer.Port)
+		at := peer.Endpoint()
 		if first, dup := seen[at]; dup {
 			p.problems = append(p.problems, config.Problem{
 				Kind: config.KindBGPPeer, Name: peer.Name, Field: "spec.peerAddress", Reason: lb.Conflict,
@@ -67,20 +69,25 @@ func (p *Planner) decideBGP(d *decision) {
 	if d.BGP = p.whyNoRoute(d, len(advs)); d.BGP.Reason != "" {
 		return
 	}
-	d.routes = p.routes(d.svc.Addrs, advs)
+	d.routes = p.routes(d.svc.Addrs, advs, d.backends.counts[p.opts.Node])
 	for _, peer := range p.peers {
 		if slices.ContainsFunc(d.routes, func(r route) bool { return p.tellsAny(peer, r) }) {
 			d.Peers = append(d.Peers, peer.Name)
 		}
 	}
-	d.BGP = Outcome{lb.Announced, "told to " + strings.Join(d.Peers, ", ")}
-	if len(d.Peers) == 0 {
+	switch leaving := p.nodes[p.opts.Node].Leaving; {
+	case len(d.Peers) == 0:
 		d.BGP = Outcome{lb.NoPeer, "no BGPPeer on this node takes its routes"}
+	case leaving != "":
+		d.BGP = Outcome{lb.NodeLeaving, "this node is leaving: " + leaving + "; routers are told to prefer others, and then to forget it"}
+	default:
+		d.BGP = Outcome{lb.Announced, "told to " + strings.Join(d.Peers, ", ")}
 	}
 }
 
-// routes returns the prefixes of addrs, as advs aggregate them.
-func (p *Planner) routes(addrs []netip.Addr, advs []int) []route {
+// routes returns the prefixes of addrs, as advs aggregate them. here is how many
+// endpoints can take traffic on this node, if that matters.
+func (p *Planner) routes(addrs []netip.Addr, advs []int, here uint32) []route {
 	var prefixes []netip.Prefix
 	var wantedBy [][]int
 	for _, addr := range addrs {
@@ -99,7 +106,10 @@ func (p *Planner) routes(addrs []netip.Addr, advs []int) []route {
 	out := make([]route, len(prefixes))
 	for at, pfx := range prefixes {
 		slices.Sort(wantedBy[at])
-		out[at] = route{pfx, p.intern(wantedBy[at])}
+		out[at] = route{prefix: pfx, advs: p.intern(wantedBy[at])}
+		if slices.ContainsFunc(wantedBy[at], func(i int) bool { return p.cfg.BGP[i].Weigh }) {
+			out[at].weight = here
+		}
 	}
 	return out
 }
@@ -150,6 +160,7 @@ func (s *state) sameRoutes(o *state) bool {
 // bgp puts together all sessions and routes. Sessions that are told the same share
 // one map.
 func (p *Planner) bgp() lb.BGP {
+	p.conflicts = nil
 	wanted := p.wanted()
 	made := map[string]map[netip.Prefix]lb.Attrs{}
 	out := make(lb.BGP, 0, len(p.peers))
@@ -169,35 +180,41 @@ func (p *Planner) bgp() lb.BGP {
 	return out
 }
 
-// wanted returns all prefixes and the advertisements that want them.
-func (p *Planner) wanted() map[netip.Prefix]*advSet {
-	wanted := make(map[netip.Prefix]*advSet, len(p.states))
+// wanted returns all routes, with the advertisements and endpoints of all Services
+// that share a prefix.
+func (p *Planner) wanted() map[netip.Prefix]route {
+	wanted := make(map[netip.Prefix]route, len(p.states))
 	for _, st := range p.states {
 		for _, r := range st.routes {
-			have := wanted[r.prefix]
-			if have != nil && have != r.advs {
-				both := slices.Concat(have.places, r.advs.places)
-				slices.Sort(both)
-				r.advs = p.intern(slices.Compact(both))
+			if have, ok := wanted[r.prefix]; ok {
+				if have.advs != r.advs {
+					both := slices.Concat(have.advs.places, r.advs.places)
+					slices.Sort(both)
+					r.advs = p.intern(slices.Compact(both))
+				}
+				r.weight += have.weight
 			}
-			wanted[r.prefix] = r.advs
+			wanted[r.prefix] = r
 		}
 	}
 	return wanted
 }
 
 // told returns the routes that peer is told, with their attributes.
-func (p *Planner) told(peer *config.Peer, wanted map[netip.Prefix]*advSet) map[netip.Prefix]lb.Attrs {
+func (p *Planner) told(peer *config.Peer, wanted map[netip.Prefix]route) map[netip.Prefix]lb.Attrs {
 	merged := map[*advSet]lb.Attrs{}
 	out := make(map[netip.Prefix]lb.Attrs, len(wanted))
-	for pfx, set := range wanted {
-		if !p.tellsAny(peer, route{pfx, set}) {
+	for pfx, r := range wanted {
+		if !p.tellsAny(peer, r) {
 			continue
 		}
-		a, ok := merged[set]
+		a, ok := merged[r.advs]
 		if !ok {
-			a = p.merge(peer, set)
-			merged[set] = a
+			a = p.merge(peer, r.advs)
+			merged[r.advs] = a
+		}
+		if r.weight > 0 && slices.ContainsFunc(r.advs.places, func(i int) bool { return p.tells(peer, i) && p.cfg.BGP[i].Weigh }) {
+			a.Bandwidth = r.weight
 		}
 		out[pfx] = a
 	}
@@ -205,17 +222,57 @@ func (p *Planner) told(peer *config.Peer, wanted map[netip.Prefix]*advSet) map[n
 }
 
 // merge puts together the attributes of the advertisements that tell peer: the
-// communities of all of them and the local preference of the oldest that has one.
+// communities of all of them, and of what a route has one of, that of the oldest which
+// has it. Younger ones that contradict are reported.
 func (p *Planner) merge(peer *config.Peer, set *advSet) lb.Attrs {
 	var out lb.Attrs
+	if me := p.nodes[p.opts.Node]; me != nil {
+		out.GracefulShutdown = me.Leaving != ""
+	}
 	for _, i := range set.places {
 		if p.tells(peer, i) {
 			a := p.cfg.BGP[i].Attrs
+			p.contradicts(i, &out, &a)
 			out.LocalPref = cmp.Or(out.LocalPref, a.LocalPref)
+			out.Prepend = cmp.Or(out.Prepend, a.Prepend)
+			if !out.HasMED {
+				out.MED, out.HasMED = a.MED, a.HasMED
+			}
 			out.Communities = append(out.Communities, a.Communities...)
 			out.LargeCommunities = append(out.LargeCommunities, a.LargeCommunities...)
 		}
 	}
 	out.Normalize()
 	return out
+}
+
+// contradicts reports where an advertisement would give routes another attribute than
+// older ones.
+func (p *Planner) contradicts(adv int, older, a *lb.Attrs) {
+	for _, c := range []struct {
+		field       string
+		theirs, own uint32
+		both        bool
+	}{
+		{"localPref", older.LocalPref, a.LocalPref, older.LocalPref != 0 && a.LocalPref != 0},
+		{"med", older.MED, a.MED, older.HasMED && a.HasMED},
+		{"asPathPrepend", uint32(older.Prepend), uint32(a.Prepend), older.Prepend != 0 && a.Prepend != 0},
+	} {
+		if !c.both || c.theirs == c.own {
+			continue
+		}
+		p.conflicts = append(p.conflicts, config.Problem{
+			Kind: config.KindBGPAdvertisement, Name: p.cfg.BGP[adv].Name, Field: "spec." + c.field, Reason: lb.ConflictingAdvertisements, InForce: true,
+			Message: fmt.Sprintf("an older BGPAdvertisement gives some of the same routes %s %d, which is used in place of %d", c.field, c.theirs, c.own),
+		})
+	}
+}
+
+// allProblems returns what this node finds wrong with peers and advertisements, sorted.
+func (p *Planner) allProblems() []config.Problem {
+	all := slices.Concat(p.problems, p.conflicts)
+	slices.SortFunc(all, func(a, b config.Problem) int {
+		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name), strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(all)
 }

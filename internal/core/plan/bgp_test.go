@@ -25,6 +25,20 @@ func told(d plan.Desired) map[string][]string {
 			if a.LocalPref != 0 {
 				text += fmt.Sprint(" pref=", a.LocalPref)
 			}
+			if a.HasMED {
+				text += fmt.Sprint(" med=", a.MED)
+			}
+			for _, n := range []struct {
+				name  string
+				value uint32
+			}{{"prepend", uint32(a.Prepend)}, {"bandwidth", a.Bandwidth}} {
+				if n.value > 0 {
+					text += fmt.Sprint(" ", n.name, "=", n.value)
+				}
+			}
+			if a.GracefulShutdown {
+				text += " leaving"
+			}
 			for _, c := range a.Communities {
 				text += " " + c.String()
 			}
@@ -198,4 +212,116 @@ func TestSessionsAreSorted(t *testing.T) {
 	if diff := cmp.Diff(want, got, opts); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+}
+
+// TestWeights: endpoints on this node count, where an advertisement asks for it and the
+// Service's traffic stays on the node; those of Services with one prefix add up.
+func TestWeights(t *testing.T) {
+	weigh := func(a *config.BGPAdvertisement) { a.WeightByEndpoints = true }
+	at := func(nodes ...string) (all []lb.Endpoint) {
+		for _, n := range nodes {
+			all = append(all, lb.Endpoint{Node: n, Serving: n != "not"})
+		}
+		return all
+	}
+	for name, c := range map[string]struct {
+		advs  []config.BGPAdvertisement
+		local bool
+		ends  []lb.Endpoint
+		want  string
+	}{
+		"three here":    {[]config.BGPAdvertisement{bgpAdv("a", 0, weigh)}, true, at(me, me, "node2", me, "not"), "192.168.1.250/32 bandwidth=3"},
+		"one here":      {[]config.BGPAdvertisement{bgpAdv("a", 0, weigh)}, true, at("node2", me), "192.168.1.250/32 bandwidth=1"},
+		"of cluster":    {[]config.BGPAdvertisement{bgpAdv("a", 0, weigh)}, false, at(me, me), "192.168.1.250/32"},
+		"not asked for": {[]config.BGPAdvertisement{bgpAdv("a", 0)}, true, at(me, me), "192.168.1.250/32"},
+		"by the other":  {[]config.BGPAdvertisement{bgpAdv("a", 0), bgpAdv("b", 1, weigh)}, true, at(me, me), "192.168.1.250/32 bandwidth=2"},
+		"another peer":  {[]config.BGPAdvertisement{bgpAdv("a", 0), bgpAdv("b", 1, weigh, peers("r9"))}, true, at(me, me), "192.168.1.250/32"},
+	} {
+		w := newWorld()
+		w.objs.BGP = c.advs
+		w.services[0] = service("s", "192.168.1.250")
+		w.services[0].TrafficLocal, w.services[0].Endpoints = c.local, c.ends
+		p := w.planner(me)
+		d := p.Plan()
+		if diff := cmp.Diff(map[string][]string{"router1": {c.want}}, told(d)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	w := newWorld()
+	w.objs.BGP = []config.BGPAdvertisement{bgpAdv("a", 0, weigh, lengths(24, 120))}
+	w.services = []*plan.Service{service("s", "192.168.1.1"), service("t", "192.168.1.2")}
+	for _, s := range w.services {
+		s.TrafficLocal, s.Endpoints = true, at(me, me)
+	}
+	p := w.planner(me)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.0/24 bandwidth=4"}})
+	less := *w.services[0]
+	less.Endpoints = at(me)
+	p.SetService(less.Key, &less)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.0/24 bandwidth=3"}})
+}
+
+// TestContradictions: the older advertisement wins, and the younger is told so.
+func TestContradictions(t *testing.T) {
+	med := func(n uint32) func(*config.BGPAdvertisement) {
+		return func(a *config.BGPAdvertisement) { a.MED = &n }
+	}
+	prepend := func(n uint8) func(*config.BGPAdvertisement) {
+		return func(a *config.BGPAdvertisement) { a.Prepend = n }
+	}
+	for name, c := range map[string]struct {
+		young []func(*config.BGPAdvertisement)
+		want  string
+		field string // "" if there is no contradiction
+	}{
+		"same":          {[]func(*config.BGPAdvertisement){pref(100), med(0), prepend(2)}, "192.168.1.250/32 pref=100 med=0 prepend=2", ""},
+		"silent":        {nil, "192.168.1.250/32 pref=100 med=0 prepend=2", ""},
+		"localPref":     {[]func(*config.BGPAdvertisement){pref(200)}, "192.168.1.250/32 pref=100 med=0 prepend=2", "spec.localPref"},
+		"med":           {[]func(*config.BGPAdvertisement){med(7)}, "192.168.1.250/32 pref=100 med=0 prepend=2", "spec.med"},
+		"asPathPrepend": {[]func(*config.BGPAdvertisement){prepend(1)}, "192.168.1.250/32 pref=100 med=0 prepend=2", "spec.asPathPrepend"},
+		"other prefix":  {[]func(*config.BGPAdvertisement){pref(200), lengths(24, 120)}, "192.168.1.0/24 pref=200", ""},
+		"other peer":    {[]func(*config.BGPAdvertisement){pref(200), peers("r9")}, "192.168.1.250/32 pref=100 med=0 prepend=2", ""},
+	} {
+		w := newWorld()
+		w.objs.BGP = []config.BGPAdvertisement{bgpAdv("young", 2, c.young...), bgpAdv("old", 1, pref(100), med(0), prepend(2))}
+		w.services[0] = service("s", "192.168.1.250")
+		p := w.planner(me)
+		d := p.Plan()
+		if got := told(d)["router1"]; !slices.Contains(got, c.want) {
+			t.Errorf("%s: told %v, want %s", name, got, c.want)
+		}
+		var want []config.Problem
+		if c.field != "" {
+			want = []config.Problem{{Kind: "BGPAdvertisement", Name: "young", Field: c.field, Reason: lb.ConflictingAdvertisements, InForce: true}}
+		}
+		for i := range d.Problems {
+			d.Problems[i].Message = ""
+		}
+		if diff := cmp.Diff(want, d.Problems, opts); diff != "" {
+			t.Errorf("%s: problems (-want +got):\n%s", name, diff)
+		}
+		p.SetService(w.services[0].Key, nil)
+		if d := p.Plan(); len(d.Problems) != 0 {
+			t.Errorf("%s: problems without a route: %v", name, d.Problems)
+		}
+	}
+}
+
+// TestLeavingNodeSaysSo: its routes stay for now, as the last choice.
+func TestLeavingNodeSaysSo(t *testing.T) {
+	w := newWorld()
+	w.services[0] = service("s", "192.168.1.250")
+	p := w.planner(me)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.250/32"}})
+	leaving := slices.Clone(w.nodes)
+	i := slices.IndexFunc(leaving, func(n lb.Node) bool { return n.Name == me })
+	leaving[i].Leaving = "annotation barelb.io/drain"
+	p.SetNodes(leaving)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.250/32 leaving"}})
+	v := p.Verdict(w.services[0].Key)
+	if v.BGP.Reason != lb.NodeLeaving || !slices.Equal(v.Peers, []string{"router1"}) {
+		t.Errorf("verdict %+v", v)
+	}
+	p.SetNodes(w.nodes)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.250/32"}})
 }

@@ -95,6 +95,9 @@ type Planner struct {
 	advSets  map[string]*advSet
 	peers    []*config.Peer
 	problems []config.Problem
+	// conflicts are the attributes that advertisements contradict each other in, as of
+	// the last time that routes were put together.
+	conflicts []config.Problem
 
 	// Derived from all nodes as well.
 	segments   []liveness.Segment // that nodes are on, sorted
@@ -270,6 +273,7 @@ func (p *Planner) Plan() Desired {
 	if newBGP {
 		d.BGP = p.bgp()
 	}
+	d.Problems = p.allProblems()
 	slices.SortFunc(d.Changed, lb.Key.Compare)
 	p.dirty, p.allDirty, p.nodesDirty, p.changes = map[lb.Key]bool{}, false, false, nil
 	p.last = d
@@ -368,12 +372,14 @@ type backends struct {
 	some bool // there is one, be its node known or not
 	// nodes are those that have one; nil unless externalTrafficPolicy is Local.
 	nodes map[string]bool
+	// counts is how many each of them has.
+	counts map[string]uint32
 }
 
 func (s *Service) backends() backends {
 	var b backends
 	if s.TrafficLocal {
-		b.nodes = map[string]bool{}
+		b.nodes, b.counts = map[string]bool{}, map[string]uint32{}
 	}
 	for _, e := range s.Endpoints {
 		if !e.Serving {
@@ -382,6 +388,7 @@ func (s *Service) backends() backends {
 		b.some = true
 		if s.TrafficLocal && e.Node != "" {
 			b.nodes[e.Node] = true
+			b.counts[e.Node]++
 		}
 	}
 	return b
