@@ -47,6 +47,15 @@ func explainDial(err error, p lb.Peer, addr netip.Addr) string {
 	return fmt.Sprintf("connect to %s: %v", router, err)
 }
 
+// explainSilence says why a router that took the connection sends no OPEN.
+func explainSilence(p lb.Peer) string {
+	text := fmt.Sprintf("%s accepts the connection but says nothing for %s: it is overloaded, or no BGP router", p.Endpoint(), openTime)
+	if p.TTLSecurityHops > 0 {
+		text += fmt.Sprintf(", or is more than %d hops away or does not send with a TTL of 255: correct ttlSecurityHops on either side", p.TTLSecurityHops)
+	}
+	return text
+}
+
 // explainNoOpen says why the router, once connected, refused the session without a
 // NOTIFICATION.
 func explainNoOpen(p lb.Peer, err error) error {

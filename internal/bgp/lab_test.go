@@ -99,7 +99,12 @@ func (l *lab) fib(within time.Duration, want bool, prefixes ...string) {
 // start runs a daemon in the router's namespace until stop or the test's end.
 func (l *lab) start(name string, args ...string) (stop func()) {
 	l.t.Helper()
-	cmd := exec.Command("ip", append([]string{"netns", "exec", l.router, name}, args...)...)
+	return l.startIn(l.router, name, args...)
+}
+
+func (l *lab) startIn(ns, name string, args ...string) (stop func()) {
+	l.t.Helper()
+	cmd := exec.Command("ip", append([]string{"netns", "exec", ns, name}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -227,10 +232,12 @@ func (f *frr) show(command string, into any) {
 // frrPath is what FRR knows of a path.
 type frrPath struct {
 	LocPrf    int
+	Med       int `json:"metric"`
 	Origin    string
 	Aspath    struct{ String string }
 	Community struct{ String string }
 	Large     struct{ String string } `json:"largeCommunity"`
+	Ext       struct{ String string } `json:"extendedCommunity"`
 	Nexthops  []struct{ IP, Afi string }
 }
 
@@ -255,6 +262,14 @@ type neighbor struct {
 	ConnectionsEstablished int
 	MessageStats           struct{ UpdatesRecv int }
 	RemoteRouterID         string `json:"remoteRouterId"`
+
+	RemoteAS                  uint32 `json:"remoteAs"`
+	BgpTimerHoldTimeMsecs     int
+	ExternalBgpNbrMaxHopsAway int
+	AuthenticationEnabled     int
+	GracefulRestartInfo       struct{ RemoteGrMode string }
+	LastNotificationReason    string
+	LastShutdownDescription   string
 }
 
 func (f *frr) neighbor(addr string) neighbor {
@@ -267,14 +282,19 @@ func (f *frr) neighbor(addr string) neighbor {
 // startBird starts BIRD with the lines of config.
 func (l *lab) startBird(config string) (show func(command string) string) {
 	l.t.Helper()
+	return l.startBirdIn(l.router, config)
+}
+
+func (l *lab) startBirdIn(ns, config string) (show func(command string) string) {
+	l.t.Helper()
 	dir := shortDir(l.t)
 	conf, socket := filepath.Join(dir, "bird.conf"), filepath.Join(dir, "bird.ctl")
 	if err := os.WriteFile(conf, []byte(config), 0o644); err != nil {
 		l.t.Fatal(err)
 	}
-	l.start("/usr/sbin/bird", "-f", "-c", conf, "-s", socket)
+	l.startIn(ns, "/usr/sbin/bird", "-f", "-c", conf, "-s", socket)
 	show = func(command string) string {
-		out, _ := exec.Command("ip", append([]string{"netns", "exec", l.router, "birdc", "-s", socket}, strings.Fields(command)...)...).CombinedOutput()
+		out, _ := exec.Command("ip", append([]string{"netns", "exec", ns, "birdc", "-s", socket}, strings.Fields(command)...)...).CombinedOutput()
 		return string(out)
 	}
 	eventually(l.t, 10*time.Second, func() string {

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -40,6 +41,9 @@ func findLocal(p lb.Peer, nodeAddrs []netip.Addr) (local, error) {
 	}
 	routes, err := netlink.RouteGetWithOptions(p.Addr.AsSlice(), options)
 	if err != nil {
+		if missing := (netlink.LinkNotFoundError{}); p.VRF != "" && errors.As(err, &missing) {
+			return local{}, fmt.Errorf("there is no device %q on this node: correct vrf", p.VRF)
+		}
 		if p.SourceAddr.IsValid() {
 			return local{}, fmt.Errorf("find a route to %s from sourceAddress %s (is it on this node?): %w", p.Addr, p.SourceAddr, err)
 		}

@@ -82,7 +82,7 @@ func (s *session) negotiate(c *conn) error {
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.refuse(&bgpmsg.Notification{Code: bgpmsg.CodeHoldTimer})
-		return &failure{text: fmt.Sprintf("%s accepts the connection but says nothing for %s: is it a BGP router?", p.Endpoint(), openTime), err: err}
+		return &failure{text: explainSilence(p), err: err}
 	}
 	var theirs bgpmsg.Open
 	switch {

@@ -121,8 +121,8 @@ type Speaker struct {
 	phase    phase
 	sessions map[string]*session // by name of the peer
 	departs  Departure
-	leaving  time.Time   // since when routes say GracefulShutdown; zero while none does
-	drained  *time.Timer // withdraws them
+	leaving  time.Time                // since when routes say GracefulShutdown; zero while none does
+	drained  *time.Timer              // withdraws them
 	retiring []*session               // told to close, perhaps not closed yet
 	refused  map[string]SessionStatus // peers that cannot be as they are
 }
