@@ -32,6 +32,7 @@ var labs atomic.Int32
 type lab struct {
 	t            testing.TB
 	node, router string // namespaces
+	bird         *os.Process
 }
 
 // newLab makes the namespaces, or skips where that cannot be.
@@ -110,6 +111,9 @@ func (l *lab) startIn(ns, name string, args ...string) (stop func()) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
+	}
+	if strings.HasSuffix(name, "bird") {
+		l.bird = cmd.Process // ip(8) becomes it
 	}
 	stopped := false
 	stop = func() {
@@ -204,6 +208,19 @@ func (f *frr) startBGP() {
 	}
 	f.stop = f.l.start(frrDir+"/bgpd", append(f.args("bgpd"), "-p", f.port)...)
 	f.waitFor("bgpd.vty")
+}
+
+// pause stops the latest BIRD from running, or lets it.
+func (l *lab) pause(stopped bool) {
+	l.t.Helper()
+	pid, signal := l.bird.Pid, syscall.SIGCONT
+	if stopped {
+		signal = syscall.SIGSTOP
+		l.t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	}
+	if err := syscall.Kill(pid, signal); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 func (f *frr) waitFor(file string) {
@@ -307,9 +324,15 @@ func (l *lab) startBirdIn(ns, config string) (show func(command string) string) 
 }
 
 // vtysh runs a command of vtysh.
+//
+// Lines of command follow each other, as in configuration.
 func (f *frr) vtysh(command string) string {
 	f.l.t.Helper()
-	out, err := exec.Command("ip", "netns", "exec", f.l.router, "vtysh", "--vty_socket", f.dir, "-d", "bgpd", "-c", command).CombinedOutput()
+	args := []string{"netns", "exec", f.l.router, "vtysh", "--vty_socket", f.dir, "-d", "bgpd"}
+	for line := range strings.Lines(command) {
+		args = append(args, "-c", strings.TrimSpace(line))
+	}
+	out, err := exec.Command("ip", args...).CombinedOutput()
 	if err != nil {
 		f.l.t.Fatalf("vtysh %s: %v: %s", command, err, out)
 	}

@@ -306,6 +306,18 @@ func (n *node) complains(peer, text string) {
 	})
 }
 
+// fails waits until attempts have failed so many times in a row that the pauses between
+// them are at their longest.
+func (n *node) fails(times int, want lb.Session) {
+	n.t.Helper()
+	eventually(n.t, 20*time.Second, func() string {
+		if s := n.apply(want).Status[0]; s.Failures < times {
+			return fmt.Sprintf("%+v", s)
+		}
+		return ""
+	})
+}
+
 // states returns the states that a peer has been in.
 func (n *node) states(peer string) string {
 	n.mu.Lock()

@@ -81,7 +81,8 @@ func (s *session) negotiate(c *conn) error {
 		return received(bgpmsg.ParseNotification(body), p)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		c.refuse(&bgpmsg.Notification{Code: bgpmsg.CodeHoldTimer})
+		// Deviation from RFC 4271 §8.2.2: no NOTIFICATION (Hold Timer Expired). BIRD would
+		// find it when it runs again, and refuse us for a minute because of it.
 		return &failure{text: explainSilence(p), err: err}
 	}
 	var theirs bgpmsg.Open

@@ -290,7 +290,7 @@ func (s *session) publish() {
 	s.mu.Lock()
 	now := &SessionStatus{
 		Peer: s.peer.Name, Addr: s.peer.Addr, Port: s.peer.Port, Interface: s.peer.Interface, VRF: s.peer.VRF,
-		State: s.state, Since: s.since, LastError: s.problem, Wanted: len(s.routes),
+		State: s.state, Since: s.since, LastError: s.problem, Failures: s.failures, Wanted: len(s.routes),
 	}
 	s.mu.Unlock()
 	if s.state == stateEstablished {
@@ -298,9 +298,15 @@ func (s *session) publish() {
 		now.LastError, now.Advertised, now.Negotiated = c.lacking, len(c.sent), c.facts
 		now.Addr = c.way.router
 	}
-	if old := s.status.Swap(now); old == nil || *old != *now {
-		s.notify()
+	old := s.status.Swap(now)
+	if old != nil {
+		last := *old
+		last.Failures = now.Failures
+		if last == *now {
+			return
+		}
 	}
+	s.notify()
 }
 
 // open is the OPEN that p is sent.

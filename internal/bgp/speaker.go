@@ -93,6 +93,9 @@ type SessionStatus struct {
 	// LastError says why the session is not established and what to do about it;
 	// of an established session, which routes it cannot carry. "" if all is well.
 	LastError string
+	// Failures is how many attempts to connect have failed in a row. A change of it alone
+	// is not one of the status.
+	Failures int
 	// Wanted is how many routes the session shall carry, Advertised how many the
 	// router has been sent.
 	Wanted, Advertised int
@@ -215,8 +218,6 @@ func (s *Speaker) leave(linger time.Duration) {
 }
 
 // drain starts the drain time, or forgets it. s.mu must be held.
-//
-//nolint:revive // leaving is a fact
 func (s *Speaker) drain(leaving bool) {
 	switch {
 	case leaving && s.leaving.IsZero():
