@@ -347,3 +347,39 @@ func TestSameHost(t *testing.T) {
 		says(t, birds[name], "show route all protocol "+name, vip4, "BGP.next_hop: ")
 	}
 }
+
+// TestWeightsReachTheKernel: routers spread traffic by what weightByEndpoints tells.
+func TestWeightsReachTheKernel(t *testing.T) {
+	t.Parallel()
+	for _, side := range sides {
+		t.Run(side.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			second := netip.MustParseAddr(side.node).Next().Next().String() // another node, as far as the router knows
+			l.ip("-n", l.node, "addr", "add", fmt.Sprint(second, "/", map[lb.Family]int{lb.IPv4: 24, lb.IPv6: 64}[side.family]), "dev", "eth0", "nodad")
+			config := frrConfig(64513, side.node, "neighbor "+second+" remote-as 64512", side.family)
+			f := l.startFRR(strings.Replace(config, "  neighbor "+side.node+" activate", "  neighbor "+side.node+" activate\n  neighbor "+second+" activate", 1))
+			n := startNode(t, l.node)
+			var want []lb.Session
+			for i, addr := range []string{side.node, second} {
+				p := peer(side.router, 64513, side.family)
+				p.Name, p.SourceAddr = fmt.Sprint("r", i), netip.MustParseAddr(addr)
+				p.RouterID = netip.AddrFrom4([4]byte{10, 99, 0, byte(1 + i)})
+				want = append(want, lb.Session{Peer: p, Routes: routes(lb.Attrs{Bandwidth: uint32(1 + 2*i)}, side.vip)})
+			}
+			n.apply(want...)
+			n.up("r0")
+			n.up("r1")
+			host := strings.TrimSuffix(strings.TrimSuffix(side.vip, "/32"), "/128")
+			eventually(t, 10*time.Second, func() string {
+				out := l.ip("-n", l.router, map[lb.Family]string{lb.IPv4: "-4", lb.IPv6: "-6"}[side.family], "route", "show", host)
+				for _, hop := range []string{side.node + " dev eth0 weight 25", second + " dev eth0 weight 75"} {
+					if !strings.Contains(out, hop) {
+						return fmt.Sprintf("no %q in %s%s", hop, out, f.vtysh("show bgp all"))
+					}
+				}
+				return ""
+			})
+		})
+	}
+}

@@ -148,7 +148,7 @@ func (l *lab) startFRROn(port, config string) *frr {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	for file, text := range map[string]string{"zebra.conf": "hostname r\n", "bgpd.conf": config, "vtysh.conf": "\n"} {
+	for file, text := range map[string]string{"zebra.conf": "hostname r\n", "bgpd.conf": config, "bfdd.conf": "hostname r\n", "vtysh.conf": "\n"} {
 		if err := os.WriteFile(filepath.Join(f.dir, file), []byte(text), 0o644); err != nil {
 			l.t.Fatal(err)
 		}
@@ -159,6 +159,10 @@ func (l *lab) startFRROn(port, config string) *frr {
 	}
 	l.start(frrDir+"/zebra", f.args("zebra")...)
 	f.waitFor("zserv.api")
+	if strings.Contains(config, " bfd") {
+		l.start(frrDir+"/bfdd", append(f.args("bfdd"), "--bfdctl", filepath.Join(f.dir, "bfdd.sock"))...)
+		f.waitFor("bfdd.vty")
+	}
 	f.startBGP()
 	l.t.Cleanup(func() {
 		if l.t.Failed() {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/barelb/barelb/internal/bfd"
 	"github.com/barelb/barelb/internal/bgp"
 	"github.com/barelb/barelb/internal/core/lb"
 )
@@ -74,6 +76,11 @@ func child(in io.Reader, out io.Writer) error {
 	}
 	cfg.NodeName, cfg.Log = "node1", slog.New(slog.NewTextHandler(os.Stderr, nil))
 	speaker := bgp.New(cfg)
+	runner := bfd.New(bfd.Config{Log: cfg.Log, OnChange: speaker.BFD})
+	watched, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	unwatched := make(chan error, 1)
+	go func() { unwatched <- runner.Run(watched) }()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(speaker)
 	tell := func(r report) error {
@@ -88,6 +95,9 @@ func child(in io.Reader, out io.Writer) error {
 	go func() { ended <- speaker.Run(ctx) }()
 	go func() {
 		for range speaker.Changed() {
+			if err := runner.Apply(watched, speaker.Watched()); err != nil {
+				cfg.Log.Error("apply BFD", "err", err)
+			}
 			if tell(report{}) != nil {
 				return
 			}
@@ -109,7 +119,7 @@ func child(in io.Reader, out io.Writer) error {
 		case o.BFD != nil:
 			speaker.BFD(*o.BFD)
 		default:
-			if err := speaker.Apply(ctx, o.Apply); err != nil {
+			if err := errors.Join(speaker.Apply(ctx, o.Apply), runner.Apply(ctx, speaker.Watched())); err != nil {
 				r.Err = err.Error()
 			}
 		}
@@ -122,7 +132,9 @@ func child(in io.Reader, out io.Writer) error {
 		}
 	}
 	cancel()
-	return <-ended
+	err := <-ended
+	stopWatching() // BGP goes first
+	return errors.Join(err, <-unwatched)
 }
 
 func gather(registry *prometheus.Registry) (map[string]float64, error) {

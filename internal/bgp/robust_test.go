@@ -181,7 +181,7 @@ func TestBFDTakesSessionDown(t *testing.T) {
 	f := l.startFRR(frrConfig(64513, node4, "", lb.IPv4))
 	n := startNode(t, l.node)
 	s := lb.Session{Peer: peer(router4, 64513, lb.IPv4), Routes: routes(lb.Attrs{}, vip4)}
-	s.Peer.BFD = &lb.BFDProfile{Name: "fast"}
+	s.Peer.BFD = fast()
 	key, _ := s.Peer.BFDKey()
 	n.apply(s)
 	n.up("r")

@@ -57,6 +57,7 @@ type session struct {
 	routes   map[netip.Prefix]lb.Attrs // what shall be
 	graceful bool                      // all of them are withdrawn soon
 	drained  bool                      // those that say so have had their time
+	found    netip.Addr                // the router of an unnumbered session; zero before it is found
 	ending   ending
 	watch    watch
 
@@ -274,6 +275,9 @@ func (s *session) find(p lb.Peer) (local, error) {
 			return local{}, err
 		}
 		p.Addr = router
+		s.mu.Lock()
+		s.found = router.WithZone("")
+		s.mu.Unlock()
 	}
 	return findLocal(p, s.cfg.NodeAddrs())
 }

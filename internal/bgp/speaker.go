@@ -1,5 +1,5 @@
 // Package bgp keeps BGP sessions with routers and tells them routes
-// (docs/adr/0008-own-bgp-speaker.md).
+// (docs/adr/0011-own-bgp-speaker.md).
 //
 // A Speaker takes the full desired state (lb.BGP) and works on the difference: a
 // session whose peer is unchanged is never reset, and a change of its routes is
@@ -217,6 +217,22 @@ func (s *Speaker) leave(linger time.Duration) {
 	time.Sleep(linger)
 }
 
+// Watched returns the BFD sessions that go with the BGP sessions, as far as the
+// addresses of routers are known; Changed tells when that may be others. BGP sessions to
+// one address share a BFD session; the profile of the first by name counts.
+func (s *Speaker) Watched() lb.BFD {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := lb.BFD{}
+	for _, name := range slices.Sorted(maps.Keys(s.sessions)) {
+		key, ok := s.sessions[name].bfdKey()
+		if _, taken := all[key]; ok && !taken {
+			all[key] = *s.sessions[name].current().BFD
+		}
+	}
+	return all
+}
+
 // drain starts the drain time, or forgets it. s.mu must be held.
 func (s *Speaker) drain(leaving bool) {
 	switch {
@@ -269,7 +285,7 @@ func (s *Speaker) BFD(change lb.BFDChange) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	for _, session := range s.sessions {
-		if key, ok := session.current().BFDKey(); ok && key == change.Key {
+		if key, ok := session.bfdKey(); ok && key == change.Key {
 			session.bfd(change, now)
 		}
 	}

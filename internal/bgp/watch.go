@@ -32,6 +32,18 @@ type watch struct {
 	hurry   func()    // ends a write that does not end
 }
 
+// bfdKey returns the key of the BFD session that watches over the router, and whether
+// there shall be one and can be.
+func (s *session) bfdKey() (lb.BFDKey, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key, ok := s.peer.BFDKey()
+	if s.peer.Interface != "" {
+		key.Peer = s.found
+	}
+	return key, ok && key.Peer.IsValid()
+}
+
 // bfd takes in a change of the BFD session that watches over the router. One that
 // somebody took down on purpose has nothing to say (RFC 5882 §4.2).
 func (s *session) bfd(change lb.BFDChange, now time.Time) {

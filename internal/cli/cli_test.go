@@ -54,6 +54,7 @@ func TestArguments(t *testing.T) {
 		"TLS 1.2":              {"/controller --tls-min-version=VersionTLS12 --tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 --tls-curve-preferences=X25519,CurveP256", ns, started},
 
 		"no namespace":       {"barelb controller", nil, "barelb: --namespace: say where the configuration objects are (metallb-system, as a rule), or set METALLB_NAMESPACE"},
+		"graceful restart":   {"barelb speaker --node-name=node1 --graceful-restart=yes", ns, `barelb: --graceful-restart: "yes" is neither peer nor on`},
 		"no node":            {"barelb speaker", ns, "barelb: --node-name: say which node this is, as Kubernetes names it, or set METALLB_NODE_NAME"},
 		"unknown flag":       {"barelb controller --nonsense", ns, "barelb: unknown flag: --nonsense"},
 		"unknown word":       {"barelb controller nonsense", ns, `barelb: unknown command "nonsense" for "barelb controller"`},
@@ -83,7 +84,7 @@ func TestHelp(t *testing.T) {
 		"barelb":                   {"barelb controller", "Available Commands", "speaker", "version"},
 		"barelb --help":            {"Available Commands", "MetalLB's API"},
 		"barelb controller --help": {"--ml-secret-name", "--lb-class", "METALLB_NAMESPACE", "9120"},
-		"barelb speaker -h":        {"--ml-bindaddr", "--probe-addresses", "--node-name", "METALLB_NODE_NAME", "7946"},
+		"barelb speaker -h":        {"--ml-bindaddr", "--probe-addresses", "--graceful-restart", "--node-name", "METALLB_NODE_NAME", "7946"},
 		"/speaker --help":          {"--ml-bindaddr"},
 	} {
 		code, stdout, stderr := run(t, strings.Fields(args)...)

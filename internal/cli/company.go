@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/barelb/barelb/internal/bgp"
 	core "github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/kube"
 	"github.com/barelb/barelb/internal/link"
@@ -67,11 +68,13 @@ func startMembers(ctx context.Context, tasks *task.Group, members *liveness.Runn
 	tasks.Go(ctx, "state from others", func(ctx context.Context) error { return learn(ctx, members, feed, log) })
 }
 
-// depart waits until the process shall end, and tells the other speakers what that is.
-func depart(ctx context.Context, cluster *kube.Cluster, s *speaker.Speaker) error {
+// depart waits until the process shall end, and tells the other speakers and the routers
+// what that is.
+func depart(ctx context.Context, cluster *kube.Cluster, s *speaker.Speaker, routers *bgp.Speaker) error {
 	<-ctx.Done()
 	ctx = context.WithoutCancel(ctx)
 	if leaving, why := cluster.Departure(ctx); leaving {
+		routers.Depart(bgp.Departure{Leaving: true, Linger: bgpLinger, Reason: why})
 		s.Leave(ctx, why)
 	} else {
 		s.Restart(ctx)

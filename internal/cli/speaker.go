@@ -33,7 +33,7 @@ type speakerFlags struct {
 	nodeName, mlBindAddr, mlLabels, mlSecretPath string
 	mlBindPort                                   int
 	wan, ignoreExclude, probeAddresses           bool
-	host, excludeFile, mlTuning                  string
+	host, excludeFile, mlTuning, graceful        string
 
 	profile, probe                    string
 	interval, caretakerTimeout, drain time.Duration
@@ -59,6 +59,9 @@ func (f *speakerFlags) check() error {
 		return fmt.Errorf("--caretaker-timeout: %s is less than a second", f.caretakerTimeout)
 	case f.drain < 0 || f.drain > maxDrain:
 		return fmt.Errorf("--drain-time: %s is not between 0 and %s", f.drain, maxDrain)
+	}
+	if f.graceful != gracefulPeer && f.graceful != gracefulOn {
+		return fmt.Errorf("--graceful-restart: %q is neither %s nor %s", f.graceful, gracefulPeer, gracefulOn)
 	}
 	_, err = probeMethod(f.probe)
 	return err
@@ -131,6 +134,7 @@ announcing.`,
 	fl.DurationVar(&f.drain, "drain-time", defaultDrain, "how long a planned move of an address leaves those who use the former owner with it")
 	fl.StringVar(&f.mlTuning, "ml-config", "/etc/metallb/memberlist/config.json", "file of memberlist's parameters; it may be missing")
 	fl.StringVar(&f.host, "host", env("METALLB_HOST", ""), "address of this node, the first choice for a router ID (METALLB_HOST)")
+	fl.StringVar(&f.graceful, "graceful-restart", gracefulPeer, "which routers are to keep the routes while a speaker restarts: \"peer\", those whose BGPPeer says enableGracefulRestart; or \"on\", all of them")
 	ignored(fl, []string{"frrk8s-secret-passthrough"}, []string{"frrk8s-namespace", "bgp-debounce-timeout"})
 	return cmd
 }
@@ -158,9 +162,12 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 		Log: log, Links: links, Exclude: exclude, Registerer: reg, Fresh: fresh(members),
 		OnClaim: func(c layer2.Claim) { s.Claimed(c.Addr, c.MAC, c.Link) },
 	})
-	routers := bgp.New(bgp.Config{NodeName: f.nodeName, NodeAddrs: nodeAddrs(f.host, exclude, links), Log: log})
-	if err := reg.Register(routers); err != nil {
-		return fmt.Errorf("register metrics: %w", err)
+	routers, err := newRouters(bgp.Config{
+		NodeName: f.nodeName, NodeAddrs: nodeAddrs(f.host, exclude, links), Log: log,
+		GracefulRestart: f.graceful == gracefulOn, DrainTime: f.drain,
+	}, reg)
+	if err != nil {
+		return err
 	}
 	feed, state := cluster.Feed(), cluster.StateWriter()
 	deps := speaker.Deps{
@@ -191,7 +198,8 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	tasks.Go(ctx, "status of announcements", status)
 	tasks.Go(ctx, "links", links.Run)
 	tasks.Go(ctx, "layer2", l2.Run)
-	tasks.Go(ctx, "bgp", routers.Run)
+	tasks.Go(ctx, "bfd", routers.bfd.Run) // it ends after BGP: its end means nothing to routers then
+	tasks.Go(ctx, "bgp", routers.runBGP)
 	if members != nil {
 		startMembers(ctx, tasks, members, feed, log)
 	}
@@ -202,7 +210,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	tasks.Go(ctx, "wire", deps.Wire.Run)
 	tasks.Go(ctx, "feed", feed.Run)
 	tasks.Go(ctx, "plan", s.Run)
-	tasks.Go(ctx, "departure", func(ctx context.Context) error { return depart(ctx, cluster, s) })
+	tasks.Go(ctx, "departure", func(ctx context.Context) error { return depart(ctx, cluster, s, routers.bgp) })
 	return tasks.Wait(ctx)
 }
 

@@ -190,9 +190,7 @@ func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 		s.show(key)
 	}
 	s.reportStatus(desired.Changed)
-	if d.Objects != nil || d.Nodes != nil {
-		s.reportConfig(desired.Problems)
-	}
+	s.reportConfig(desired.Problems) // a Service may bring two advertisements into conflict
 	if s.Members != nil && s.joined {
 		s.Members.SetPhase(s.phase)
 	}

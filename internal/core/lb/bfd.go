@@ -78,18 +78,21 @@ type BFDChange struct {
 }
 
 // BFDKey returns the key of the BFD session that goes with the BGP session, and
-// whether there shall be one.
+// whether there shall be one. That of an unnumbered session lacks its Peer.
 func (p Peer) BFDKey() (BFDKey, bool) {
-	return BFDKey{Peer: p.Addr, Source: p.SourceAddr, MultiHop: p.MultiHop}, p.BFD != nil
+	return BFDKey{
+		Peer: p.Addr, Source: p.SourceAddr, Link: p.Interface, VRF: p.VRF, MultiHop: p.MultiHop || p.TTLSecurityHops > 1,
+	}, p.BFD != nil
 }
 
 // BFD returns the BFD sessions that go with the BGP sessions. BGP sessions to one
-// address share a BFD session; the profile of the first of them counts.
+// address share a BFD session; the profile of the first of them counts. Unnumbered
+// sessions are left out.
 func (b BGP) BFD() BFD {
 	all := BFD{}
 	for i := range b {
 		key, ok := b[i].Peer.BFDKey()
-		if _, taken := all[key]; ok && !taken {
+		if _, taken := all[key]; ok && !taken && key.Peer.IsValid() {
 			all[key] = *b[i].Peer.BFD
 		}
 	}

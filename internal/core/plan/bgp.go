@@ -75,7 +75,7 @@ func (p *Planner) decideBGP(d *decision) {
 			d.Peers = append(d.Peers, peer.Name)
 		}
 	}
-	switch leaving := p.nodes[p.opts.Node].Leaving; {
+	switch leaving := p.whyLeaving(); {
 	case len(d.Peers) == 0:
 		d.BGP = Outcome{lb.NoPeer, "no BGPPeer on this node takes its routes"}
 	case leaving != "":
@@ -225,10 +225,7 @@ func (p *Planner) told(peer *config.Peer, wanted map[netip.Prefix]route) map[net
 // communities of all of them, and of what a route has one of, that of the oldest which
 // has it. Younger ones that contradict are reported.
 func (p *Planner) merge(peer *config.Peer, set *advSet) lb.Attrs {
-	var out lb.Attrs
-	if me := p.nodes[p.opts.Node]; me != nil {
-		out.GracefulShutdown = me.Leaving != ""
-	}
+	out := lb.Attrs{GracefulShutdown: p.whyLeaving() != ""}
 	for _, i := range set.places {
 		if p.tells(peer, i) {
 			a := p.cfg.BGP[i].Attrs

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -76,7 +75,7 @@ func (p *Planner) whyNotOwner(d *decision, s *slate) Outcome {
 		case lb.NodeExcluded:
 			return Outcome{lb.NodeExcluded, "this node carries node.kubernetes.io/exclude-from-external-load-balancers"}
 		case lb.NodeLeaving:
-			return Outcome{lb.NodeLeaving, "this node is leaving: " + cmp.Or(me.Leaving, p.leaving)}
+			return Outcome{lb.NodeLeaving, "this node is leaving: " + p.whyLeaving()}
 		}
 	}
 	_, stands := s.find(p.opts.Node)

@@ -87,6 +87,14 @@ func (p *Planner) standsOff(n *lb.Node) lb.Reason {
 	return ""
 }
 
+// whyLeaving says why this node shall carry nothing any more, or "".
+func (p *Planner) whyLeaving() string {
+	if me := p.nodes[p.opts.Node]; me != nil && me.Leaving != "" {
+		return me.Leaving
+	}
+	return p.leaving
+}
+
 // lives reports whether a node's speaker can be counted on, be it that another takes
 // care of its addresses for a while.
 func (p *Planner) lives(name string) bool {
