@@ -19,12 +19,12 @@ import (
 
 // hostile is a neighbor that says what no router does; that is why it is none.
 type hostile struct {
-	t      *testing.T
+	t      testing.TB
 	listen *net.TCPListener
 	conn   net.Conn
 }
 
-func newHostile(t *testing.T) *hostile {
+func newHostile(t testing.TB) *hostile {
 	t.Helper()
 	listen, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
 	if err != nil {
@@ -33,6 +33,8 @@ func newHostile(t *testing.T) *hostile {
 	t.Cleanup(func() { _ = listen.Close() })
 	return &hostile{t: t, listen: listen}
 }
+
+func (h *hostile) port() uint16 { return netip.MustParseAddrPort(h.listen.Addr().String()).Port() }
 
 // accept takes the next connection and reads the OPEN.
 func (h *hostile) accept() {
@@ -116,7 +118,7 @@ func TestHostileRouter(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- speaker.Run(ctx) }()
 	p := peer("127.0.0.1", 64513, lb.IPv4)
-	p.Port = h.listen.Addr().(*net.TCPAddr).AddrPort().Port()
+	p.Port = h.port()
 	p.MultiHop, p.ConnectRetry = true, time.Second
 	want := lb.BGP{{Peer: p, Routes: routes(lb.Attrs{}, vip4)}}
 	if err := speaker.Apply(ctx, want); err != nil {

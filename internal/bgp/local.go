@@ -91,7 +91,7 @@ func findOnLink(name string, router netip.Addr, nodeAddrs []netip.Addr) (local, 
 	}
 	return local{
 		router: router.WithZone(name), addr: addrs[i].prefix.Addr(),
-		other: best(addrs, lb.IPv4, nodeAddrs), global: best(addrs, lb.IPv6, nodeAddrs),
+		other: best(addrs, lb.IPv4, nodeAddrs), global: best(addrs, lb.IPv6, nil),
 	}, nil
 }
 

@@ -1,15 +1,20 @@
 package bgp_test
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/barelb/barelb/internal/bgp"
+	"github.com/barelb/barelb/internal/core/bgpmsg"
 	"github.com/barelb/barelb/internal/core/lb"
 )
 
@@ -80,4 +85,51 @@ func (n *node) rss(line string) float64 {
 		n.t.Fatal(err)
 	}
 	return float64(kb) / 1024
+}
+
+// BenchmarkUpdate reports how long it takes from Apply to the UPDATE of one more route
+// on the wire, with 5,000 others (-benchtime 1000x).
+func BenchmarkUpdate(b *testing.B) {
+	h := newHostile(b) // it only listens
+	speaker := bgp.New(bgp.Config{})
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- speaker.Run(ctx) }()
+	p := peer("127.0.0.1", 64513, lb.IPv4)
+	p.Port, p.MultiHop = h.port(), true
+	with := many(5000, lb.IPv4, attrs())
+	without := maps.Clone(with)
+	with[netip.MustParsePrefix(vip4)] = attrs()
+	if err := speaker.Apply(ctx, lb.BGP{{Peer: p, Routes: without}}); err != nil {
+		b.Fatal(err)
+	}
+	h.establish()
+	update := func() {
+		for kind := bgpmsg.Type(0); kind != bgpmsg.TypeUpdate; {
+			kind, _ = h.read()
+		}
+	}
+	for range 8 { // 7 and End-of-RIB
+		update()
+	}
+	var took []time.Duration
+	for i := 0; b.Loop(); i++ {
+		routes := with
+		if i%2 == 1 {
+			routes = without
+		}
+		began := time.Now()
+		if err := speaker.Apply(ctx, lb.BGP{{Peer: p, Routes: routes}}); err != nil {
+			b.Fatal(err)
+		}
+		update()
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "us-p50")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "us-p99")
+	cancel()
+	if err := <-ended; err != nil {
+		b.Error(err)
+	}
 }

@@ -60,7 +60,7 @@ func objects() *config.Objects {
 			{Meta: config.Meta{Name: "inline"}, MyASN: 1, PeerASN: 2, PeerAddress: "192.0.2.253", Password: "hunter2"},
 			{Meta: config.Meta{Name: "secret"}, MyASN: 1, PeerASN: 2, PeerAddress: "192.0.2.252", PasswordSecret: "s"},
 		},
-		BFDProfiles: []string{"f"},
+		BFDProfiles: []config.BFDProfile{{Meta: config.Meta{Name: "f"}, ReceiveInterval: new(uint32(50))}},
 		Communities: []config.CommunityList{{Meta: config.Meta{Name: "c"}, Aliases: []config.CommunityAlias{{Name: "c", Value: "1:2"}}}},
 		Secrets:     map[string]config.Secret{"s": {Type: "kubernetes.io/basic-auth", Password: "hush", HasKey: true}},
 	}
