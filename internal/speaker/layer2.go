@@ -19,8 +19,13 @@ const formerTime = time.Minute
 // takeLiveness takes what is new of the other speakers. It returns the nodes whose
 // speakers live.
 func (s *Speaker) takeLiveness() map[string]bool {
-	s.view = s.Members.View()
-	s.planner.SetLiveness(s.view)
+	view := s.Members.View()
+	s.seenAt = time.Time{}
+	if view != s.view {
+		s.seenAt = time.Now()
+	}
+	s.view = view
+	s.planner.SetLiveness(view)
 	touched := s.Members.DrainClaims()
 	for addr, now := range touched {
 		if len(now) == 0 {
@@ -85,6 +90,9 @@ func (s *Speaker) applyL2(ctx context.Context, desired plan.Desired) error {
 		}
 	}
 	err := s.L2.Apply(ctx, out.L2)
+	if !s.seenAt.IsZero() && len(out.Claims) > len(s.claimed) {
+		s.Announced.takeover.Observe(time.Since(s.seenAt).Seconds())
+	}
 	if s.Members != nil && s.joined {
 		s.claim(out.Claims)
 	}

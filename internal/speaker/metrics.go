@@ -13,6 +13,9 @@ type Announced struct {
 	node    string
 	gauge   *prometheus.GaugeVec
 	foreign prometheus.Counter
+	// takeover is how long it takes from knowing that a node is dead, or gone, until its
+	// addresses are answered for here.
+	takeover prometheus.Histogram
 }
 
 // NewAnnounced registers the metric.
@@ -23,6 +26,12 @@ func NewAnnounced(reg prometheus.Registerer, node string) *Announced {
 	}, []string{"service", "protocol", "node", "ip"})}
 	reg.MustRegister(a.gauge)
 	a.foreign = newForeign(reg)
+	a.takeover = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "barelb", Subsystem: "layer2", Name: "takeover_seconds",
+		Help:    "Time from knowing that addresses are another node's no more until this node answers for them.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 12), // 0.5 ms to 1 s
+	})
+	reg.MustRegister(a.takeover)
 	return a
 }
 

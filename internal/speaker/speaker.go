@@ -114,6 +114,7 @@ type Speaker struct {
 	phase   liveness.Phase        // to tell the others, once the plan is in force
 
 	formerUntil           time.Time
+	seenAt                time.Time // when this step saw that others live or do not; zero if it saw nothing new
 	unreadyAt, handoverAt time.Time // when to decide again; zero: not by time
 	requests              chan func()
 	foreign               chan foreign

@@ -57,6 +57,9 @@ type BGP struct {
 	NodeAS   uint32        // default 64500; equal to RouterAS for internal BGP
 	Password string        // TCP MD5; empty for none
 	HoldTime time.Duration // offered by the router, whole seconds; default 9 s, with a keepalive every third of it
+	// BFD is the interval, in whole milliseconds, at which the router's BFD watches over the sessions of peers
+	// that speak it, three of which declare a node down; 0 for none.
+	BFD time.Duration
 	// Extra is added to the configuration as it is: for FRR after the router block, for BIRD at the end.
 	Extra string
 }

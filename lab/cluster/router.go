@@ -45,6 +45,10 @@ router bgp {{.RouterAS}}
 {{- if .Password}}
  neighbor nodes password {{.Password}}
 {{- end}}
+{{- if .BFD}}
+ neighbor nodes bfd
+ neighbor nodes bfd profile lab
+{{- end}}
  bgp listen limit 200
  bgp listen range {{.LAN4}} peer-group nodes
  bgp listen range {{.LAN6}} peer-group nodes
@@ -70,6 +74,9 @@ router id {{.ID}};
 protocol device { scan time 1; }
 protocol kernel kernel4 { merge paths yes limit 64; ipv4 { import none; export where source = RTS_BGP; }; }
 protocol kernel kernel6 { merge paths yes limit 64; ipv6 { import none; export where source = RTS_BGP; }; }
+{{- if .BFD}}
+protocol bfd { interface "*" { min rx interval {{.BFD}} ms; min tx interval {{.BFD}} ms; multiplier 3; }; }
+{{- end}}
 template bgp nodes {
   local as {{.RouterAS}};
   hold time {{.Hold}};
@@ -77,6 +84,9 @@ template bgp nodes {
   error wait time 1, 2; # or a node that returns is refused for up to a minute
 {{- if .Password}}
   password "{{.Password}}";
+{{- end}}
+{{- if .BFD}}
+  bfd on;
 {{- end}}
   direct;
   ipv4 { import all; export none; };
@@ -99,7 +109,7 @@ func (c *Cluster) startRouter(ctx context.Context) error {
 	hold := int(c.cfg.BGP.HoldTime.Seconds())
 	if err := routerConfigs[c.cfg.Router].Execute(&text, map[string]any{
 		"RouterAS": c.cfg.BGP.RouterAS, "NodeAS": c.cfg.BGP.NodeAS, "Password": c.cfg.BGP.Password, "Extra": c.cfg.BGP.Extra,
-		"Hold": hold, "Keepalive": max(1, hold/3), "ID": id, "LAN4": LAN4, "LAN6": LAN6,
+		"BFD": c.cfg.BGP.BFD.Milliseconds(), "Hold": hold, "Keepalive": max(1, hold/3), "ID": id, "LAN4": LAN4, "LAN6": LAN6,
 	}); err != nil {
 		return fmt.Errorf("make router configuration: %w", err)
 	}
@@ -132,7 +142,11 @@ func (c *Cluster) startFRR(ctx context.Context, b *box.Box, config string) error
 	if err != nil {
 		return err
 	}
-	for path, text := range map[string]string{"vtysh.conf": "", "zebra.conf": "hostname router1\n", "mgmtd.conf": "", "bgpd.conf": config, "bfdd.conf": ""} {
+	bfd := ""
+	if interval := c.cfg.BGP.BFD.Milliseconds(); interval > 0 {
+		bfd = fmt.Sprintf("bfd\n profile lab\n  receive-interval %d\n  transmit-interval %d\n exit\nexit\n", interval, interval)
+	}
+	for path, text := range map[string]string{"vtysh.conf": "", "zebra.conf": "hostname router1\n", "mgmtd.conf": "", "bgpd.conf": config, "bfdd.conf": bfd} {
 		file := filepath.Join(b.Dir(), "fs/etc/frr", path)
 		if err := os.WriteFile(file, []byte(text), 0o640); err != nil {
 			return fmt.Errorf("write router configuration: %w", err)

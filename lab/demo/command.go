@@ -111,6 +111,7 @@ Exits with 0 only if every row of the table holds.`,
   lab demo --fast --controller "bin/barelb controller" --speaker "bin/barelb speaker"`,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) { //nolint:nonamedreturns // Close adds to it
 			say := Say()
+			stage.BGP.BFD = BFDInterval
 			c, sys, err := stage.Start(cmd, say)
 			if err != nil {
 				return err

@@ -23,12 +23,13 @@ const (
 	flows        = 300
 	leastShare   = 15.0 // percent of the flows, for each node, with BGP
 	l2Cut        = 800 * time.Millisecond
-	held         = 50          // connections open while a speaker is restarted
-	plannedLimit = time.Second // drains and returns
-	// routerActs is what the router may take, once the hold time is over, to take
-	// the next hop out of its kernel.
-	routerActs = 500 * time.Millisecond
+	held         = 50                     // connections open while a speaker is restarted
+	plannedLimit = time.Second            // drains and returns
+	bgpCut       = 500 * time.Millisecond // BFD's three intervals, and the router's reaction
 )
+
+// BFDInterval is that of the nodes' BFD, and must be that of the router's.
+const BFDInterval = 100 * time.Millisecond
 
 const service = "web"
 
@@ -150,7 +151,7 @@ func (d *Demo) bgp(ctx context.Context) (result, error) {
 	var r result
 	cfg := d.c.Config().BGP
 	for _, manifest := range []string{
-		Peer("router1", "192.168.1.1", cfg.NodeAS, cfg.RouterAS, cfg.HoldTime.String()), BGPAdvertisement,
+		WatchedPeer("router1", "192.168.1.1", cfg.NodeAS, cfg.RouterAS, cfg.HoldTime.String()), BGPAdvertisement,
 	} {
 		if err := d.c.ApplyYAML(ctx, manifest); err != nil {
 			return r, err

@@ -45,7 +45,10 @@ func TestDemoHoldsOnRealNodes(t *testing.T) {
 	}
 	ctx, stop := signal.NotifyContext(t.Context(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	cfg := cluster.Config{Name: fmt.Sprintf("demo-test-%d", os.Getpid()), Mode: cluster.Real, Images: images, Progress: func(line string) { t.Log(line) }}
+	cfg := cluster.Config{
+		Name: fmt.Sprintf("demo-test-%d", os.Getpid()), Mode: cluster.Real, Images: images, BGP: cluster.BGP{BFD: demo.BFDInterval},
+		Progress: func(line string) { t.Log(line) },
+	}
 	bin, err := cli.Prepare(ctx, cfg, "")
 	if err != nil {
 		t.Fatal(err)

@@ -27,3 +27,19 @@ spec:
   holdTime: %s
 `, name, nodeAS, routerAS, addr, holdTime)
 }
+
+// WatchedPeer is Peer with BFD at 100 ms and graceful restart, and the BFDProfile that it names.
+func WatchedPeer(name, addr string, nodeAS, routerAS uint32, holdTime string) string {
+	return `apiVersion: metallb.io/v1beta1
+kind: BFDProfile
+metadata:
+  name: fast
+  namespace: metallb-system
+spec:
+  receiveInterval: 100
+  transmitInterval: 100
+---
+` + Peer(name, addr, nodeAS, routerAS, holdTime) + `  bfdProfile: fast
+  enableGracefulRestart: true
+`
+}
