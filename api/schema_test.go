@@ -295,11 +295,15 @@ preferredNodeSelectors:
 - weight: 7
   preference: {matchLabels: {k: v}, matchExpressions: [{key: k, operator: In, values: [v]}]}
 interfaces: [eth0]
+failback: Never
 serviceSelectors: [{matchLabels: {k: v}, matchExpressions: [{key: k, operator: In, values: [v]}]}]`},
 	{v1, "BGPAdvertisement", `
 aggregationLength: 32
 aggregationLengthV6: 128
 localPref: 4294967295
+med: 4294967295
+asPathPrepend: 16
+weightByEndpoints: true
 communities: [64512:100]
 ipAddressPools: [a]
 ipAddressPoolSelectors: [{matchLabels: {k: v}, matchExpressions: [{key: k, operator: In, values: [v]}]}]
@@ -346,6 +350,7 @@ passwordSecret: {name: s, namespace: other}
 enableGracefulRestart: true
 vrf: red
 disableMP: true
+ttlSecurityHops: 254
 dualStackAddressFamily: true`
 )
 
