@@ -172,6 +172,10 @@ func TestInstallPermissions(t *testing.T) {
 			access{"controller", namespace, "metallb.io", r + "/status", "", report},
 		)
 	}
+	table = append(table,
+		access{"speaker", namespace, "metallb.io", "bgpsessionstatuses", "", slices.Concat([]string{"get", "list"}, write)},
+		access{"nobody", "default", "metallb.io", "bgpsessionstatuses", "", all},
+	)
 	for _, r := range []string{"servicel2statuses", "servicebgpstatuses"} {
 		table = append(table,
 			access{"both", namespace, "metallb.io", r, "", []string{"list", "watch"}},

@@ -2,9 +2,11 @@ package v1beta1
 
 // Labels on the objects that BareLB writes.
 const (
-	// LabelNode, on a ServiceL2Status or ServiceBGPStatus, names the node whose
-	// speaker wrote it.
+	// LabelNode, on a ServiceL2Status, ServiceBGPStatus or BGPSessionStatus, names the
+	// node whose speaker wrote it.
 	LabelNode = "metallb.io/node"
+	// LabelPeer, on a BGPSessionStatus, names the BGPPeer.
+	LabelPeer = "metallb.io/peer"
 	// LabelServiceName and LabelServiceNamespace, on the same, name the Service.
 	LabelServiceName      = "metallb.io/service-name"
 	LabelServiceNamespace = "metallb.io/service-namespace"

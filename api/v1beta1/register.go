@@ -28,6 +28,7 @@ func addKnownTypes(s *runtime.Scheme) error {
 		&Community{}, &CommunityList{},
 		&ServiceL2Status{}, &ServiceL2StatusList{},
 		&ServiceBGPStatus{}, &ServiceBGPStatusList{},
+		&BGPSessionStatus{}, &BGPSessionStatusList{},
 		&ConfigurationState{}, &ConfigurationStateList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,6 +14,7 @@ import (
 	"github.com/barelb/barelb/internal/bfd"
 	"github.com/barelb/barelb/internal/bgp"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/kube"
 )
 
 // The values of --graceful-restart.
@@ -29,6 +31,8 @@ type routers struct {
 	bgp *bgp.Speaker
 	bfd *bfd.Runner
 	log *slog.Logger
+	// tell is told how all sessions are, when that changes; nil tells nobody.
+	tell func([]kube.SessionState)
 }
 
 func newRouters(cfg bgp.Config, reg prometheus.Registerer) (*routers, error) {
@@ -54,16 +58,48 @@ func (r *routers) runBGP(ctx context.Context) error {
 	return tasks.Wait() //nolint:wrapcheck // the task's own
 }
 
-// follow has BFD watch over routers that are found after their peer was applied.
+// follow has BFD watch over routers that are found after their peer was applied, and
+// tells of changes.
 func (r *routers) follow(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-r.bfd.Changed():
 		case <-r.bgp.Changed():
 			if err := r.bfd.Apply(ctx, r.bgp.Watched()); err != nil && ctx.Err() == nil {
 				r.log.Error("apply bfd sessions", "err", err)
 			}
 		}
+		if r.tell != nil {
+			r.tell(sessionStates(r.bgp.Status(), r.bfd.Status()))
+		}
 	}
+}
+
+// sessionStates puts together what is known of each BGP session.
+func sessionStates(sessions []bgp.SessionStatus, watches []bfd.SessionStatus) []kube.SessionState {
+	states := map[netip.Addr]string{}
+	for i := range watches {
+		states[watches[i].Key.Peer.WithZone("")] = watches[i].State.String()
+	}
+	all := make([]kube.SessionState, len(sessions))
+	for i := range sessions {
+		s, n := &sessions[i], &sessions[i].Negotiated
+		all[i] = kube.SessionState{
+			Peer: s.Peer, VRF: s.VRF, BGP: s.State, Since: s.Since, Message: s.LastError, LocalAddr: n.LocalAddr, RouterASN: n.RouterASN,
+			RouterID: n.RouterID, HoldTime: n.HoldTime, Keepalive: n.Keepalive, GracefulRestart: n.GracefulRestart,
+			Wanted: s.Wanted, Advertised: s.Advertised,
+		}
+		if s.Addr.IsValid() {
+			all[i].Router, all[i].BFD = s.Addr.String(), states[s.Addr.WithZone("")]
+		}
+		if n.IPv4 {
+			all[i].Families = append(all[i].Families, lb.IPv4)
+		}
+		if n.IPv6 {
+			all[i].Families = append(all[i].Families, lb.IPv6)
+		}
+	}
+	return all
 }

@@ -169,6 +169,8 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	sessions := cluster.SessionWriter()
+	routers.tell = sessions.Set
 	feed, state := cluster.Feed(), cluster.StateWriter()
 	deps := speaker.Deps{
 		Log: log, Options: plan.Options{Node: f.nodeName, IgnoreExcluded: f.ignoreExclude},
@@ -196,6 +198,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	tasks.Go(ctx, "watch", cluster.Run)
 	tasks.Go(ctx, "status of configuration", state.Run)
 	tasks.Go(ctx, "status of announcements", status)
+	tasks.Go(ctx, "status of bgp sessions", sessions.Run)
 	tasks.Go(ctx, "links", links.Run)
 	tasks.Go(ctx, "layer2", l2.Run)
 	tasks.Go(ctx, "bfd", routers.bfd.Run) // it ends after BGP: its end means nothing to routers then

@@ -256,7 +256,8 @@ func kinds() *meta.DefaultRESTMapper {
 		appsv1.SchemeGroupVersion.WithKind("Deployment"), appsv1.SchemeGroupVersion.WithKind("DaemonSet"), discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
 		v1.WithKind("IPAddressPool"), v1.WithKind("L2Advertisement"), v1.WithKind("BGPAdvertisement"), v2.WithKind("BGPPeer"),
 		v1.WithKind("BFDProfile"), v1.WithKind("Community"), v1.WithKind("ConfigurationState"),
-		v1.WithKind("ServiceL2Status"), v1.WithKind("ServiceBGPStatus"), own.WithKind("AddressClaim"), own.WithKind("AddressConflict"),
+		v1.WithKind("ServiceL2Status"), v1.WithKind("ServiceBGPStatus"),
+		v1.WithKind("BGPSessionStatus"), own.WithKind("AddressClaim"), own.WithKind("AddressConflict"),
 	}
 	for _, k := range namespaced {
 		add(k, meta.RESTScopeNamespace)

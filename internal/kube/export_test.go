@@ -14,6 +14,9 @@ func (f *Feed) Hurry(refresh, awaited, patience time.Duration) {
 // Hurry makes a writer wait less before it writes.
 func (w *AnnouncementWriter) Hurry(delay time.Duration) { w.delay = delay }
 
+// Hurry makes a writer wait less between rounds.
+func (w *SessionWriter) Hurry(interval time.Duration) { w.interval = interval }
+
 // Pending counts the wishes that have not come true.
 func (w *Writer) Pending() int {
 	w.mu.Lock()
