@@ -135,6 +135,16 @@ func TestHostileRouter(t *testing.T) {
 	}
 
 	h.establish()
+	update := func() {
+		t.Helper()
+		for kind := bgpmsg.Type(0); kind != bgpmsg.TypeUpdate; {
+			if kind, _ = h.read(); kind == bgpmsg.TypeNotification {
+				t.Fatal("a malformed UPDATE ended the session")
+			}
+		}
+	}
+	update() // routes
+	update() // End-of-RIB
 	for _, body := range []string{
 		"\x00\x00\x00\x00",                          // End-of-RIB
 		"\xff\xff\x00\x00",                          // withdrawn routes beyond the end
@@ -151,13 +161,7 @@ func TestHostileRouter(t *testing.T) {
 	if err := speaker.Apply(ctx, more); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 { // routes, End-of-RIB, one more route
-		for kind := bgpmsg.Type(0); kind != bgpmsg.TypeUpdate; {
-			if kind, _ = h.read(); kind == bgpmsg.TypeNotification {
-				t.Fatal("a malformed UPDATE ended the session")
-			}
-		}
-	}
+	update() // one more route
 	status(func(s bgp.SessionStatus) bool { return s.State == "Established" && s.Advertised == 2 })
 
 	for _, c := range []struct{ bytes, want string }{
