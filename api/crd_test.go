@@ -69,7 +69,7 @@ func TestCRDNames(t *testing.T) {
 			"Node=string .status.node", "Service Name=string .status.serviceName", "Service Namespace=string .status.serviceNamespace"),
 		"BGPSessionStatus": stored("bgpsessionstatuses",
 			"Node=string .status.node", "Peer=string .status.peer", "VRF=string .status.vrf", "BGP=string .status.bgpStatus",
-			"BFD=string .status.bfdStatus", "Message=string .status.message"),
+			"BFD=string .status.bfdStatus", "Message=string .status.message 10"),
 		"ConfigurationState": stored("configurationstates",
 			"Result=string .status.result", "ErrorSummary=string .status.errorSummary", "Age=date .metadata.creationTimestamp"),
 	}

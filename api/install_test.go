@@ -174,6 +174,7 @@ func TestInstallPermissions(t *testing.T) {
 	}
 	table = append(table,
 		access{"speaker", namespace, "metallb.io", "bgpsessionstatuses", "", slices.Concat([]string{"get", "list"}, write)},
+		access{"speaker", namespace, "metallb.io", "bgpsessionstatuses/status", "", report},
 		access{"nobody", "default", "metallb.io", "bgpsessionstatuses", "", all},
 	)
 	for _, r := range []string{"servicel2statuses", "servicebgpstatuses"} {

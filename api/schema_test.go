@@ -344,6 +344,7 @@ ebgpMultiHop: true`
 	fullPeerNewer = `
 dynamicASN: external
 localASN: 64514
+ttlSecurityHops: 254
 interface: eth0
 connectTime: 10s
 passwordSecret: {name: s, namespace: other}

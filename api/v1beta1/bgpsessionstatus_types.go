@@ -76,6 +76,7 @@ type BGPSessionStatusStatus struct {
 }
 
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:storageversion
 // +kubebuilder:resource:path=bgpsessionstatuses,scope=Namespaced
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.node`

@@ -123,17 +123,18 @@ func (w *SessionWriter) publish(ctx context.Context, all []SessionState) error {
 	return errors.Join(errs...)
 }
 
-// write creates want, or makes was say the same; was may be nil.
+// write creates want, or makes was say the same; was may be nil. The API server takes an
+// object and its status in two requests only.
 func (w *SessionWriter) write(ctx context.Context, was, want *v1beta1.BGPSessionStatus, owner *metav1.OwnerReference) error {
 	if was == nil {
-		setOwner(want, owner)
-		err := w.c.background.Create(ctx, want)
-		if err == nil || !apierrors.IsAlreadyExists(err) {
-			return err //nolint:wrapcheck // the caller does
+		was = want.DeepCopy()
+		setOwner(was, owner)
+		err := w.c.background.Create(ctx, was)
+		if apierrors.IsAlreadyExists(err) { // somebody took its label away
+			err = w.c.background.Get(ctx, client.ObjectKeyFromObject(want), was)
 		}
-		was = &v1beta1.BGPSessionStatus{} // somebody took its label away
-		if err := w.c.background.Get(ctx, client.ObjectKeyFromObject(want), was); err != nil {
-			return err //nolint:wrapcheck // the caller does
+		if err != nil {
+			return fmt.Errorf("create: %w", err)
 		}
 	}
 	moved := setOwner(was, owner)
@@ -142,11 +143,19 @@ func (w *SessionWriter) write(ctx context.Context, was, want *v1beta1.BGPSession
 			was.Labels, moved = want.Labels, true
 		}
 	}
-	if !moved && equality.Semantic.DeepEqual(was.Status, want.Status) {
+	if moved {
+		if err := w.c.background.Update(ctx, was); err != nil {
+			return fmt.Errorf("update: %w", err)
+		}
+	}
+	if equality.Semantic.DeepEqual(was.Status, want.Status) {
 		return nil
 	}
 	was.Status = want.Status
-	return w.c.background.Update(ctx, was) //nolint:wrapcheck // the caller does
+	if err := w.c.background.Status().Update(ctx, was); err != nil {
+		return fmt.Errorf("update status: %w", err)
+	}
+	return nil
 }
 
 func (w *SessionWriter) object(s *SessionState) *v1beta1.BGPSessionStatus {

@@ -84,7 +84,7 @@ func TestSessionStatus(t *testing.T) {
 	w.Set([]kube.SessionState{up, down})
 	const r1, r2 = "r1 true 10.0.0.1 r1 Established Up  [IPv4 IPv6] 2/3", "r2 true 10.0.0.2 r2 Connect N/A refuses connections [] 0/3"
 	says(r1, r2)
-	if got := writes.Load(); got != 2 {
+	if got := writes.Load(); got != 4 { // each with its status
 		t.Errorf("%d writes of two objects", got)
 	}
 	// What is the same is not written again; what another node says is not touched.
@@ -103,7 +103,7 @@ func TestSessionStatus(t *testing.T) {
 	down.BGP, down.Message = "Established", ""
 	w.Set([]kube.SessionState{up, down})
 	says(r1, "r2 true 10.0.0.2 r2 Established N/A  [] 0/3")
-	if got := writes.Load(); got != 3 {
+	if got := writes.Load(); got != 5 {
 		t.Errorf("%d writes after one change", got)
 	}
 	// A new process puts right what its predecessor left.
