@@ -1,0 +1,345 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// reports compares what speakers say that they announce with what they should.
+func (c *chain) reports() {
+	if c.w.c.Flags.NoStatus {
+		c.add(Finding{Level: NotChecked, Check: "reports", What: "not checked: speakers keep no status objects (--service-status-objects=false)"})
+		return
+	}
+	if len(c.l2) > 0 && c.Owner != "" {
+		if g := c.w.c.gap(FromL2Status); g != nil {
+			c.add(unknown("reports (layer2)", g))
+		} else {
+			c.add(c.reportedL2())
+		}
+	}
+	if len(c.NextHops) > 0 {
+		if g := c.w.c.gap(FromBGPStatus); g != nil {
+			c.add(unknown("reports (bgp)", g))
+		} else {
+			c.add(c.reportedBGP())
+		}
+	}
+}
+
+func (c *chain) reportedL2() Finding {
+	const check = "reports (layer2)"
+	said := c.w.announcing(c.svc.Key).L2
+	switch {
+	case slices.Equal(said, []string{c.Owner}):
+		return ok(check, "%s says that it answers for it (ServiceL2Status)", c.Owner)
+	case len(said) == 0:
+		return c.silent(check, []string{c.Owner}, "answer for it")
+	case len(said) > 1:
+		return broken(check, TwoOwners, "%s all say that they answer for it", list(said)).
+			with(fmt.Sprintf("by the configuration, %s is the owner", c.Owner)).
+			remedy("their speakers do not hear each other: allow TCP and UDP port 7946 between nodes, and see that all have the same memberlist Secret")
+	case !c.w.runs(said[0]) || c.w.byName[said[0]] == nil:
+		return c.silent(check, []string{c.Owner}, "answer for it").with(said[0] + " is named instead, and its speaker does not run")
+	}
+	return warning(check, ReportsDiffer, "%s says that it answers for it, and by the configuration %s should", said[0], c.Owner).
+		with("it is moving, or speakers know more than is known here: links without carrier, subnets, nodes that are not Ready, failback: Never").
+		remedy("if it stays so for more than half a minute, compare the logs of both speakers")
+}
+
+func (c *chain) reportedBGP() Finding {
+	const check = "reports (bgp)"
+	said := c.w.announcing(c.svc.Key).BGP
+	var missing, extra []string
+	for _, n := range c.NextHops {
+		if !slices.Contains(said, n) {
+			missing = append(missing, n)
+		}
+	}
+	for _, n := range said {
+		if !slices.Contains(c.NextHops, n) {
+			extra = append(extra, n)
+		}
+	}
+	switch {
+	case len(missing) == len(c.NextHops):
+		return c.silent(check, missing, "advertise it")
+	case len(missing) > 0:
+		f := c.silent(check, missing, "advertise it")
+		f.Level = Warning
+		return f
+	case len(extra) > 0:
+		return warning(check, ReportsDiffer, "%s %s that %s, and by the configuration should not", list(extra), verb(len(extra), "says", "say"), verb(len(extra), "it advertises it", "they advertise it")).
+			with("the ServiceBGPStatus of a node that failed stays until its Pod is deleted").
+			remedy("kubectl -n %s get servicebgpstatuses -l metallb.io/service-name=%s", c.w.c.Namespace, c.svc.Key.Name)
+	}
+	return ok(check, "%s %s that %s (ServiceBGPStatus)", list(said), verb(len(said), "says", "say"), verb(len(said), "it advertises it", "they advertise it"))
+}
+
+// silent says that speakers do not report what they should do.
+func (c *chain) silent(check string, nodes []string, what string) Finding {
+	f := broken(check, SpeakerSilent, "the %s of %s should %s, and %s not say so", verb(len(nodes), "speaker", "speakers"), list(nodes), what,
+		verb(len(nodes), "does", "do"))
+	for _, n := range nodes[:min(len(nodes), mostNamed)] {
+		f.Evidence = append(f.Evidence, c.w.speakerLines(n)...)
+	}
+	return f.remedy("that speaker does not reach the API server, has not the latest configuration, or has just started: read its log: kubectl -n %s logs %s",
+		c.w.c.Namespace, cmp.Or(c.w.speakers[nodes[0]].Name, "of the speaker on "+nodes[0]))
+}
+
+// speakerLines says what is known of a node's speaker.
+func (w *World) speakerLines(node string) []string {
+	var out []string
+	if p := w.speakers[node]; p.Name != "" {
+		state := "ready"
+		if !p.Ready {
+			state = "not ready: " + p.Why
+		}
+		out = append(out, fmt.Sprintf("Pod %s on %s is %s (%d restarts)", p.Name, node, state, p.Restarts))
+	}
+	if w.c.gap(FromStates) != nil {
+		return out
+	}
+	for _, s := range w.c.States {
+		if s.Node == node {
+			if s.Valid {
+				return append(out, fmt.Sprintf("ConfigurationState %s is Valid", s.Name))
+			}
+			return append(out, fmt.Sprintf("ConfigurationState %s: %s", s.Name, cmp.Or(s.Summary, "not Valid")))
+		}
+	}
+	return append(out, fmt.Sprintf("there is no ConfigurationState of the speaker on %s: it has never reached the API server", node))
+}
+
+// wire looks at what is known of the links that carry the address.
+func (c *chain) wire() {
+	check := "wire"
+	for _, a := range c.svc.Addrs {
+		for _, x := range c.w.c.Conflicts {
+			if x.Addr == a {
+				c.add(broken(check, lb.AddressInUseOnWire, "%s answers for %s too: traffic goes there by chance", x.MAC, a).
+					with(fmt.Sprintf("AddressConflict: heard by the speaker of %s on %s", x.Node, x.Link)).
+					remedy("find the host with that MAC and take the address from it, or give the Service another one"))
+			}
+		}
+		if n := c.w.onNode(a); n != "" {
+			c.add(broken(check, AddressOfNode, "%s is an address of node %s itself", a, n).remedy("take it out of the IPAddressPool, and give the Service another one"))
+		}
+	}
+	if c.Owner == "" {
+		return
+	}
+	c.subnets()
+	s := c.w.c.Speakers[c.Owner]
+	if s == nil {
+		if g := c.w.c.gap(FromSpeakers); g != nil {
+			c.add(unknown(check, g))
+		}
+		return
+	}
+	c.links(s)
+	for _, a := range c.svc.Addrs {
+		asked, answered := s.Requests[a], s.Responses[a]
+		switch {
+		case !slices.Contains(s.Announced["layer2"], a):
+			c.add(broken(check, SpeakerSilent, "the speaker of %s does not answer for %s, by its own metrics", c.Owner, a).with(c.w.speakerLines(c.Owner)...).
+				remedy("read its log: kubectl -n %s logs %s", c.w.c.Namespace, c.w.speakers[c.Owner].Name))
+		case asked == 0:
+			c.add(warning(check, NothingArrives, "nobody has asked %s who has %s", c.Owner, a).
+				remedy("send something to it from a host in the same Layer 2 network: if this stays so, the request does not reach the node (VLAN, other network, wireless isolation, or a stale neighbour entry on the router)"))
+		default:
+			c.add(ok(check, "%s has answered %.0f of %.0f questions for %s", c.Owner, answered, asked, a))
+		}
+	}
+}
+
+// subnets checks that a node is in a subnet that contains the addresses, as far as known.
+func (c *chain) subnets() {
+	known, inside := 0, []string(nil)
+	for _, n := range c.w.c.Nodes {
+		at := c.w.prefixes(n.Name)
+		if len(at) == 0 {
+			continue
+		}
+		known++
+		if !slices.ContainsFunc(c.svc.Addrs, func(a netip.Addr) bool { return !within(at, a) }) {
+			inside = append(inside, n.Name)
+		}
+	}
+	switch {
+	case known == 0 || slices.Contains(inside, c.Owner):
+	case len(inside) == 0 && known == len(c.w.c.Nodes):
+		c.add(broken("wire", OutsideSubnets, "no node is in a subnet that contains %s, so no host asks for it by ARP or NDP", addrs(c.svc.Addrs)).
+			with("subnets of nodes: " + list(c.w.subnetTexts())).
+			remedy("use addresses of the nodes' own subnet in the pool, announce them by BGP, or route them to the nodes' subnet on the router"))
+	case len(c.w.prefixes(c.Owner)) > 0:
+		c.add(warning("wire", OutsideSubnets, "%s is in no subnet that contains %s", c.Owner, addrs(c.svc.Addrs)).
+			with("nodes that are: " + list(inside)).
+			remedy("leave that node out by spec.nodeSelectors of the L2Advertisement"))
+	}
+}
+
+// prefixes returns the subnets that a node is in, as far as known.
+func (w *World) prefixes(node string) []netip.Prefix {
+	var out []netip.Prefix
+	if n := w.byName[node]; n != nil {
+		out = slices.Clone(n.Subnets)
+	}
+	if s := w.c.Speakers[node]; s != nil {
+		for _, l := range s.Links {
+			out = append(out, l.Prefixes...)
+		}
+	}
+	for i := range out {
+		out[i] = out[i].Masked()
+	}
+	return slices.DeleteFunc(out, func(p netip.Prefix) bool { return p.IsSingleIP() || p.Addr().IsLinkLocalUnicast() })
+}
+
+// subnetTexts lists the subnets of all nodes, each once.
+func (w *World) subnetTexts() []string {
+	var out []string
+	for _, n := range w.nodes {
+		for _, p := range w.prefixes(n.Name) {
+			out = append(out, p.String())
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func within(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// links checks the links that the owner is to answer on, if its speaker tells of them.
+func (c *chain) links(s *Speaker) {
+	if s.Links == nil {
+		return
+	}
+	for _, name := range c.now[c.Owner].Links {
+		i := slices.IndexFunc(s.Links, func(l Link) bool { return l.Name == name })
+		switch {
+		case i < 0:
+			var have []string
+			for _, l := range s.Links {
+				have = append(have, l.Name)
+			}
+			c.add(broken("wire", LinkMissing, "%s has no link %q, on which alone it is to answer", c.Owner, name).with("it has " + list(have)).
+				remedy("correct spec.interfaces of the L2Advertisement"))
+		case !s.Links[i].Up:
+			c.add(broken("wire", LinkDown, "link %s of %s has no carrier", name, c.Owner).remedy("see to cable, port and driver: ip -d link show %s", name))
+		}
+	}
+}
+
+// sessions looks at the BGP sessions that carry the routes.
+func (c *chain) sessions() {
+	if len(c.NextHops) == 0 {
+		return
+	}
+	const check = "sessions"
+	c.peers()
+	g := c.w.c.gap(FromSpeakers)
+	asked := 0
+	var up, down []string
+	for _, node := range c.NextHops {
+		s := c.w.c.Speakers[node]
+		if s == nil {
+			continue
+		}
+		asked++
+		for _, name := range c.now[node].Peers {
+			at, text := c.w.session(s, name)
+			if text = node + " to " + text; at.Up {
+				up = append(up, fmt.Sprintf("%s (%d prefixes)", text, at.Announced))
+			} else {
+				down = append(down, text)
+			}
+		}
+	}
+	remedy := "on the router: is the node's address its neighbour, with the right AS and password? Then the log of the speaker, which says why the router refuses"
+	switch {
+	case asked == 0 && g != nil:
+		c.add(unknown(check, g))
+	case asked == 0:
+	case len(up) == 0:
+		c.add(broken(check, NoSession, "no BGP session that should carry its route is up").with("down: "+list(down)).remedy("%s", remedy))
+	case len(down) > 0:
+		c.add(warning(check, SessionDown, "%d of %d BGP sessions are up", len(up), len(up)+len(down)).with("down: "+list(down)).remedy("%s", remedy))
+	default:
+		c.add(ok(check, "up: %s", list(up)))
+	}
+}
+
+// peers tells what is wrong with the BGPPeers that are told of the Service.
+func (c *chain) peers() {
+	told := map[string]bool{}
+	for _, node := range c.NextHops {
+		for _, name := range c.now[node].Peers {
+			told[name] = true
+		}
+	}
+	for _, p := range c.w.cfg.Problems {
+		if p.Kind == config.KindBGPPeer && told[p.Name] {
+			c.add(warning("peers", p.Reason, "BGPPeer %s: %s: %s", p.Name, p.Field, p.Message).
+				remedy("kubectl -n %s edit bgppeer %s", c.w.c.Namespace, p.Name))
+		}
+	}
+}
+
+// session returns the state of the session with a BGPPeer, and what to call it.
+func (w *World) session(s *Speaker, peer string) (Session, string) {
+	for _, p := range w.cfg.Peers {
+		if p.Name == peer {
+			at := netip.AddrPortFrom(p.Addr, p.Port)
+			return s.Sessions[at], fmt.Sprintf("BGPPeer %s (%s)", peer, at)
+		}
+	}
+	return Session{}, peer
+}
+
+// dataPlane looks at what happens to a packet once it is on the node.
+func (c *chain) dataPlane() {
+	const check = "data plane"
+	if g := c.w.c.gap(FromProxies); g != nil {
+		c.add(unknown(check, g))
+		return
+	}
+	if len(c.w.c.Proxies) == 0 {
+		c.add(Finding{Level: NotChecked, Check: check, What: "not checked: there is no Pod of kube-proxy, so something else carries packets from the node to endpoints: the network plugin, or kube-proxy outside of Pods"})
+		return
+	}
+	ready, why := map[string]bool{}, map[string]string{}
+	for _, p := range c.w.c.Proxies {
+		ready[p.Node] = ready[p.Node] || p.Ready
+		why[p.Node] = p.Name + " is not ready: " + p.Why
+	}
+	entries := slices.Clone(c.NextHops)
+	if c.Owner != "" && !slices.Contains(entries, c.Owner) {
+		entries = append(entries, c.Owner)
+	}
+	slices.Sort(entries)
+	var dead, lines []string
+	for _, n := range entries {
+		if !ready[n] {
+			dead = append(dead, n)
+			lines = append(lines, cmp.Or(why[n], "there is no Pod of kube-proxy on "+n))
+		}
+	}
+	if len(dead) > 0 {
+		c.add(broken(check, ProxyNotRunning, "kube-proxy does not run on %s, where traffic enters: packets for new endpoints get lost there", list(dead)).with(lines...).
+			remedy("kubectl -n kube-system get pods -l k8s-app=kube-proxy -o wide; read its log"))
+		return
+	}
+	f := ok(check, "kube-proxy runs on %s", list(entries))
+	if c.anywhere > 0 {
+		f.What += fmt.Sprintf("; from there traffic goes to endpoints on %s", list(c.spread()))
+	}
+	c.add(f)
+}

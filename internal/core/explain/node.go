@@ -1,0 +1,115 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// NodeReport says what one node does, and what keeps it from doing more.
+type NodeReport struct {
+	Node      string       `json:"node"`
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Findings  []Finding    `json:"findings"`
+	// Owns are the Services whose addresses it answers for by the configuration, Said
+	// those of which it says so, Routes is how many it advertises by BGP.
+	Owns   []string `json:"owns,omitempty"`
+	Said   []string `json:"saysItOwns,omitempty"`
+	Routes int      `json:"services,omitempty"`
+	Peers  []string `json:"peers,omitempty"`
+	First  *Finding `json:"firstBrokenLink,omitempty"`
+}
+
+// Node explains one node.
+func (w *World) Node(name string) *NodeReport {
+	r := &NodeReport{Node: name}
+	add := func(f Finding) { r.Findings = append(r.Findings, f) }
+	n := w.byName[name]
+	if n == nil {
+		names := make([]string, len(w.nodes))
+		for i := range w.nodes {
+			names[i] = w.nodes[i].Name
+		}
+		add(broken("node", lb.UnknownReference, "there is no node %s", name).with("there is " + list(names)))
+		r.First = first(r.Findings)
+		return r
+	}
+	r.Addresses = n.Addrs
+	for _, f := range w.stands(n) {
+		add(f)
+	}
+	switch g := w.c.gap(FromPods); {
+	case g != nil:
+		add(unknown("speaker", g))
+	case w.view == nil:
+		add(Finding{Level: NotChecked, Check: "speaker", What: "no Pod of a speaker is found anywhere"})
+	case !w.runs(name):
+		add(broken("speaker", SpeakerNotRunning, "no speaker runs on it: %s", cmp.Or(w.speakers[name].Why, "there is no Pod")).
+			remedy("kubectl -n %s describe daemonset speaker (tolerations, nodeSelector)", w.c.Namespace))
+	default:
+		add(ok("speaker", "its speaker runs").with(w.speakerLines(name)...))
+	}
+	p := w.planner(name, w.cfg, w.view, w.all())
+	d := p.Plan()
+	for _, session := range d.BGP {
+		line := session.Peer.String()
+		if s := w.c.Speakers[name]; s != nil {
+			at, _ := w.session(s, session.Peer.Name)
+			if line += " down"; at.Up {
+				line = strings.TrimSuffix(line, " down") + " up"
+			} else {
+				add(warning("sessions", SessionDown, "its BGP session with BGPPeer %s is down", session.Peer))
+			}
+		}
+		r.Peers = append(r.Peers, line)
+	}
+	for _, x := range d.Problems {
+		add(warning("sessions", x.Reason, "%s", x))
+	}
+	for _, key := range w.keys {
+		v := p.Verdict(key)
+		if v.Owner == name {
+			r.Owns = append(r.Owns, fmt.Sprintf("%s (%s)", key, addrs(v.Addrs)))
+		}
+		if v.BGP.Reason == lb.Announced {
+			r.Routes++
+		}
+	}
+	for _, x := range w.c.L2 {
+		if x.Node == name {
+			r.Said = append(r.Said, x.Service.String())
+		}
+	}
+	r.Said = slices.Compact(r.Said)
+	r.First = first(r.Findings)
+	return r
+}
+
+// stands says what a node's own object has against announcing from it.
+func (w *World) stands(n *Node) []Finding {
+	var out []Finding
+	switch {
+	case n.NetworkUnavailable:
+		out = append(out, broken("node", lb.NodeNetworkUnavailable, "its condition NetworkUnavailable is True: nothing is announced from it").
+			remedy("see to the network plugin: kubectl describe node %s", n.Name))
+	case n.Excluded && !w.c.Flags.IgnoreExcluded:
+		out = append(out, broken("node", lb.NodeExcluded, "it carries the label node.kubernetes.io/exclude-from-external-load-balancers: nothing is announced from it").
+			remedy("kubectl label node %s node.kubernetes.io/exclude-from-external-load-balancers-", n.Name))
+	case n.Drain != "" || n.Leaving != "":
+		out = append(out, warning("node", lb.NodeLeaving, "it is leaving: %s", cmp.Or(n.Leaving, "annotation barelb.io/drain")).
+			with("since "+cmp.Or(n.Drain, "unknown")).remedy("kubectl barelb undrain %s", n.Name))
+	default:
+		out = append(out, ok("node", "it may announce"))
+	}
+	if !n.NotReadySince.IsZero() {
+		out = append(out, warning("node", lb.NodeUnfit, "it is not Ready since %s", roundAge(w.c.Now.Sub(n.NotReadySince))).remedy("kubectl describe node %s", n.Name))
+	}
+	if n.Unschedulable {
+		out = append(out, Finding{Level: Info, Check: "node", What: "it is cordoned, which changes nothing for announcements"})
+	}
+	return out
+}

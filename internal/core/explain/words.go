@@ -1,0 +1,75 @@
+package explain
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/barelb/barelb/internal/core/lb"
+)
+
+// mostNamed is how many things a sentence names before it counts the others.
+const mostNamed = 8
+
+// list names the first things and counts the others.
+func list(names []string) string {
+	rest := len(names) - mostNamed
+	switch {
+	case len(names) == 0:
+		return "none"
+	case len(names) == 1:
+		return names[0]
+	case rest == 1:
+		return strings.Join(names[:mostNamed], ", ") + " and 1 other"
+	case rest > 1:
+		return fmt.Sprintf("%s and %d others", strings.Join(names[:mostNamed], ", "), rest)
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " and " + names[last]
+}
+
+// verb returns the form of a verb for so many: "node1 runs", "node1 and node2 run".
+func verb(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
+// roundAge prints a time as kubectl does.
+func roundAge(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0s"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours())/24)
+}
+
+// tally counts nodes by their reasons.
+type tally map[lb.Reason][]string
+
+func (t tally) add(r lb.Reason, node string) { t[r] = append(t[r], node) }
+
+// lines says which nodes have which reason, the most frequent one first.
+func (t tally) lines() []string {
+	var out []string
+	for _, r := range t.order() {
+		out = append(out, fmt.Sprintf("%s: %s", r, list(t[r])))
+	}
+	return out
+}
+
+// order returns the reasons, the most frequent one first.
+func (t tally) order() []lb.Reason {
+	reasons := slices.Sorted(maps.Keys(t))
+	slices.SortStableFunc(reasons, func(a, b lb.Reason) int { return len(t[b]) - len(t[a]) })
+	return reasons
+}
