@@ -16,6 +16,7 @@ type common struct {
 
 	tlsMin, tlsCiphers, tlsCurves, certDir string
 	statusObjects                          bool
+	localMetrics                           bool // a speaker's flag
 }
 
 func (c *common) add(f *pflag.FlagSet) {

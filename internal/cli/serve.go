@@ -17,7 +17,8 @@ import (
 )
 
 // serve starts what both components serve: metrics, health, profiles. Health is
-// served on host, which is "" for all addresses.
+// served on host, which is "" for all addresses. Where that is loopback, metrics are
+// served beside it, unless that is turned off.
 func serve(ctx context.Context, tasks *task.Group, cluster *kube.Cluster, f common, host string, ready <-chan struct{}) error {
 	tlsConfig, err := f.tlsConfig()
 	if err != nil {
@@ -33,8 +34,12 @@ func serve(ctx context.Context, tasks *task.Group, cluster *kube.Cluster, f comm
 		}
 	}
 	tasks.Go(ctx, "metrics", metrics)
+	var local http.Handler
+	if host != "" && f.localMetrics {
+		local = cluster.LocalMetrics()
+	}
 	tasks.Go(ctx, "health", func(ctx context.Context) error {
-		return kube.ServeHealth(ctx, net.JoinHostPort(host, strconv.Itoa(f.healthPort)), ready)
+		return kube.ServeHealth(ctx, net.JoinHostPort(host, strconv.Itoa(f.healthPort)), ready, local)
 	})
 	if f.pprof != "" {
 		tasks.Go(ctx, "profiles", func(ctx context.Context) error { return servePprof(ctx, f.pprof) })

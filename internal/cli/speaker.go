@@ -125,6 +125,7 @@ announcing.`,
 	fl.BoolVar(&f.wan, "ml-wan-config", false, "slower timers, for nodes that are far apart")
 	fl.BoolVar(&f.ignoreExclude, "ignore-exclude-lb", false, "announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too")
 	fl.BoolVar(&f.probeAddresses, "probe-addresses", true, "ask the network, by ARP and NDP, who uses the addresses of pools that are given next; what a host outside the cluster uses is not given")
+	fl.BoolVar(&f.localMetrics, "local-metrics", true, "serve /metrics on the health port too, which only this node can reach, for kubectl barelb (by pods/portforward)")
 	fl.StringVar(&f.excludeFile, "exclude-l2-config", "/etc/metallb/excludel2.yaml", "file that names the links to leave out, by regular expressions; it may be missing")
 	fl.StringVar(&f.profile, "l2-profile", "default", "how fast a node that fails is noticed: default (probes each 100 ms) or fast (each 50 ms)")
 	fl.DurationVar(&f.interval, "l2-probe-interval", 0, "time between two probes of a node, 10ms to 10s (default: of the profile)")
@@ -168,6 +169,9 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	}, reg)
 	if err != nil {
 		return err
+	}
+	if err := reg.Register(link.NewCollector(links, exclude)); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
 	}
 	sessions := cluster.SessionWriter()
 	routers.tell = sessions.Set

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -86,8 +87,14 @@ func (c *Cluster) MetricsServer(opts MetricsOptions) (func(context.Context) erro
 	return srv.Start, nil
 }
 
-// ServeHealth answers /healthz always and /readyz once ready is closed, until ctx ends.
-func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}) error {
+// LocalMetrics answers with the same metrics to whoever asks. Serve it on loopback alone.
+func (c *Cluster) LocalMetrics() http.Handler {
+	return promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{})
+}
+
+// ServeHealth answers /healthz always and /readyz once ready is closed, until ctx ends;
+// and /metrics by local, unless that is nil.
+func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}, local http.Handler) error {
 	const readTimeout = 5 * time.Second
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
@@ -99,6 +106,9 @@ func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}) error 
 			http.Error(w, "not ready: the first plan is not in force yet", http.StatusServiceUnavailable)
 		}
 	})
+	if local != nil {
+		mux.Handle("GET /metrics", local)
+	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readTimeout}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {

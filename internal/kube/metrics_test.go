@@ -140,7 +140,8 @@ func TestHealth(t *testing.T) {
 	ready := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- kube.ServeHealth(ctx, addr, ready) }()
+	local := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	go func() { done <- kube.ServeHealth(ctx, addr, ready, local) }()
 	get := func(path string) int {
 		res, err := http.Get("http://" + addr + path)
 		if err != nil {
@@ -156,11 +157,11 @@ func TestHealth(t *testing.T) {
 	}
 	got := []int{get("/healthz"), get("/readyz"), get("/other")}
 	close(ready)
-	got = append(got, get("/healthz"), get("/readyz"))
-	if diff := cmp.Diff([]int{200, 503, 404, 200, 200}, got); diff != "" {
+	got = append(got, get("/healthz"), get("/readyz"), get("/metrics"))
+	if diff := cmp.Diff([]int{200, 503, 404, 200, 200, 418}, got); diff != "" {
 		t.Error(diff)
 	}
-	if err := kube.ServeHealth(ctx, addr, ready); err == nil || !strings.HasPrefix(err.Error(), "listen for health probes: ") {
+	if err := kube.ServeHealth(ctx, addr, ready, nil); err == nil || !strings.HasPrefix(err.Error(), "listen for health probes: ") {
 		t.Errorf("port in use: got %v", err)
 	}
 	cancel()
