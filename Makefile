@@ -19,6 +19,8 @@ help: ## List the targets
 .PHONY: build
 build: ## Build bin/barelb
 	$(GO_BUILD) -o $(BIN)/barelb ./cmd/barelb
+	ln -sf barelb $(BIN)/kubectl-barelb # kubectl barelb
+	ln -sf barelb $(BIN)/kubectl_complete-barelb # and its completion
 
 .PHONY: image
 image: build ## Write bin/barelb-image.tar (OCI archive), without a container engine
@@ -63,7 +65,7 @@ bench: build lab-tool ## Print distributions: allocation, announcement, memory, 
 generate: ## Generate deepcopy code, CRDs and deploy/install.yaml
 	go tool -modfile=tools/go.mod controller-gen object crd paths=./api/... output:crd:dir=deploy/crds
 	sed -i 's/^spec:$$/spec:\n  conversion:\n    strategy: None\n    webhook: null/' deploy/crds/metallb.io_bgppeers.yaml
-	(echo '# Assembled by make generate from deploy/manifests and deploy/crds; do not edit.'; cd deploy; cat manifests/namespace.yaml crds/*.yaml manifests/rbac.yaml manifests/controller.yaml manifests/speaker.yaml) > deploy/install.yaml
+	(echo '# Assembled by make generate from deploy/manifests and deploy/crds; do not edit.'; cd deploy; cat manifests/namespace.yaml crds/*.yaml manifests/rbac.yaml manifests/user-rbac.yaml manifests/controller.yaml manifests/speaker.yaml) > deploy/install.yaml
 
 .PHONY: lint
 lint: ## Run the linters (the first time builds them: minutes)

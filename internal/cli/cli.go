@@ -16,13 +16,15 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/barelb/barelb/internal/cli/plugin"
 )
 
 // Main runs the command in args, whose first word is the program's own name, and
 // returns the exit code.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
-		Use:   "barelb",
+		Use: "barelb", Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: displayName(args)},
 		Short: "A load balancer for bare-metal Kubernetes clusters",
 		Long: `BareLB gives Services of type LoadBalancer an address, and makes the network
 bring that address's traffic to the nodes: by Layer 2 (one node answers ARP and
@@ -30,12 +32,19 @@ NDP for it) or by BGP (every node advertises it to its routers).
 
 It speaks MetalLB's API (metallb.io): IPAddressPool, L2Advertisement,
 BGPAdvertisement, BGPPeer and the others work unchanged, and so do MetalLB's
-flags and environment variables. A flag wins over its variable.`,
+flags and environment variables. A flag wins over its variable.
+
+As kubectl-barelb in PATH it is a plugin of kubectl: kubectl barelb status.`,
 		Version:      version(), // with a template of our own, the binary would be 11 MB larger
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(controllerCommand(stderr), speakerCommand(stderr), versionCommand())
+	processes := cobra.Group{ID: "process", Title: "The processes of a cluster:"}
+	root.AddGroup(&plugin.Group, &processes)
+	controller, speaker := controllerCommand(stderr), speakerCommand(stderr)
+	controller.GroupID, speaker.GroupID = processes.ID, processes.ID
+	root.AddCommand(controller, speaker, versionCommand())
+	root.AddCommand(plugin.Commands()...)
 	root.SetArgs(words(args))
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -46,22 +55,43 @@ flags and environment variables. A flag wins over its variable.`,
 	return 0
 }
 
-// words makes MetalLB's ways of starting ours: a program called controller or
-// speaker is that command, and a long flag may have one dash.
+// Names that the program is known by beside its own.
+const (
+	pluginName     = "kubectl-barelb"          // kubectl barelb
+	completionName = "kubectl_complete-barelb" // what kubectl asks to complete kubectl barelb
+)
+
+// displayName is what the help calls the program.
+func displayName(args []string) string {
+	if len(args) > 0 && (filepath.Base(args[0]) == pluginName || filepath.Base(args[0]) == completionName) {
+		return "kubectl barelb"
+	}
+	return "barelb"
+}
+
+// words makes MetalLB's ways of starting ours: a program called controller or speaker is
+// that command, and their long flags may have one dash. A program by the name that
+// kubectl looks for completes what it is given.
 func words(args []string) []string {
-	var out []string
+	out := []string{}
 	if len(args) == 0 {
 		return out
 	}
-	if name := filepath.Base(args[0]); name == "controller" || name == "speaker" {
+	switch name := filepath.Base(args[0]); name {
+	case "controller", "speaker":
 		out = append(out, name)
+	case completionName:
+		out = append(out, cobra.ShellCompRequestCmd)
 	}
-	for _, a := range args[1:] {
+	out = append(out, args[1:]...)
+	if len(out) == 0 || out[0] != "controller" && out[0] != "speaker" {
+		return out
+	}
+	for i, a := range out {
 		name, _, _ := strings.Cut(strings.TrimPrefix(a, "-"), "=")
 		if strings.HasPrefix(a, "-") && !strings.HasPrefix(a, "--") && len(name) > 1 {
-			a = "-" + a
+			out[i] = "-" + a
 		}
-		out = append(out, a)
 	}
 	return out
 }

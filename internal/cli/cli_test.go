@@ -81,8 +81,8 @@ func TestArguments(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	for args, want := range map[string][]string{
-		"barelb":                   {"barelb controller", "Available Commands", "speaker", "version"},
-		"barelb --help":            {"Available Commands", "MetalLB's API"},
+		"barelb":                   {"barelb controller", "The processes of a cluster", "For users", "explain", "speaker", "version"},
+		"barelb --help":            {"The processes of a cluster", "MetalLB's API"},
 		"barelb controller --help": {"--ml-secret-name", "--lb-class", "METALLB_NAMESPACE", "9120"},
 		"barelb speaker -h":        {"--ml-bindaddr", "--probe-addresses", "--graceful-restart", "--node-name", "METALLB_NODE_NAME", "7946"},
 		"/speaker --help":          {"--ml-bindaddr"},
@@ -115,5 +115,31 @@ func TestVersion(t *testing.T) {
 func TestNoArguments(t *testing.T) {
 	if code, _, stderr := run(t); code != 0 || stderr != "" {
 		t.Errorf("code %d, stderr %q", code, stderr)
+	}
+}
+
+// TestCommandsForUsers: they are there under both names, and their flags are kubectl's,
+// which have two dashes or one letter.
+func TestCommandsForUsers(t *testing.T) {
+	dir := t.TempDir()
+	const node = "apiVersion: v1\nkind: Node\nmetadata: {name: node1}\n"
+	if err := os.WriteFile(filepath.Join(dir, "x.yaml"), []byte(node), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{
+		"barelb status --offline DIR":                                 "node1",
+		"/usr/bin/kubectl-barelb status --offline DIR -ojson":         `"name": "node1"`,
+		"kubectl-barelb --help":                                       "  kubectl barelb [command]",
+		"kubectl-barelb explain service --help":                       "  kubectl barelb explain service [NAMESPACE/]NAME",
+		"barelb drain --help":                                         "barelb.io/drain",
+		"kubectl_complete-barelb explain node --offline DIR n":        "node1\n",
+		"kubectl_complete-barelb expl":                                "explain\t",
+		"barelb completion bash":                                      "bash completion V2 for barelb",
+		"barelb explain service x -nshop --offline DIR --output=yaml": "NoSuchService",
+	} {
+		code, stdout, stderr := run(t, strings.Fields(strings.ReplaceAll(args, "DIR", dir))...)
+		if code != 0 || !strings.Contains(stdout, want) {
+			t.Errorf("%s: code %d, stderr %q, no %q in:\n%s", args, code, stderr, want, stdout)
+		}
 	}
 }
