@@ -194,7 +194,7 @@ spec: {address: 192.168.1.240, mac: "02:00:00:00:00:99", node: node1, interface:
 			byBGP(w)
 			w.edit("BGPPeer/router1", "{spec: {bfdProfile: none-such}}")
 			w.metrics = sessions(0, 0, 0)
-		}, "sessions", explain.NoSession},
+		}, "nodes (bgp)", lb.NoPeer},
 		"no-peer": {func(w *world) { byBGP(w); w.remove("BGPPeer/") }, "nodes (bgp)", lb.NoPeer},
 		"community-alias": {func(w *world) {
 			byBGP(w)
