@@ -102,13 +102,14 @@ type Runner struct {
 	lastRun atomic.Int64 // when the loop ran last, in ns since began; 0 before
 	settled atomic.Bool
 
-	inbox    chan core.Event
-	members  chan struct{} // peers changed
-	jobs     chan job
-	fetches  chan struct{}
-	served   sync.Map // func() ([]byte, error) by name
-	sessions atomic.Int32
-	tasks    sync.WaitGroup // of sessions
+	inbox     chan core.Event
+	members   chan struct{} // peers changed
+	strangers chan string   // addresses of speakers that know us, and we not them
+	jobs      chan job
+	fetches   chan struct{}
+	served    sync.Map // func() ([]byte, error) by name
+	sessions  atomic.Int32
+	tasks     sync.WaitGroup // of sessions
 
 	refreshing sync.Mutex // guards the replacement of peers
 
@@ -123,7 +124,7 @@ func New(cfg Config) *Runner {
 	}
 	r := &Runner{
 		cfg: cfg, book: newBook(cfg.NodeName), roll: newRoll(), began: time.Now(),
-		changed: make(chan struct{}, 1), inbox: make(chan core.Event, 1024), members: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), inbox: make(chan core.Event, 1024), members: make(chan struct{}, 1), strangers: make(chan string, 1),
 		jobs: make(chan job, maxJobs), fetches: make(chan struct{}, maxFetches),
 	}
 	r.view.Store(&core.View{})

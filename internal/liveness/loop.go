@@ -224,11 +224,27 @@ func (l *loop) world(ctx context.Context) {
 	}
 	// Facts may be here before memberlist's event of their node.
 	p := l.refresh()
-	w := core.World{Members: make(map[string]bool, len(p.addrs)), Facts: l.facts}
+	w := core.World{Members: make(map[string]bool, len(p.addrs)), Facts: l.told(p)}
 	for name := range p.addrs {
 		w.Members[name] = p.nodes[name] != nil
 	}
 	l.step(ctx, w)
+}
+
+// told returns the facts of all speakers but those whose place another took, such as
+// MetalLB's, which tells nothing.
+func (l *loop) told(p *peers) map[string]*core.Facts {
+	facts := l.facts
+	for name, n := range p.nodes {
+		if facts[name] == nil || name == l.cfg.NodeName || speaksBareLB(n) {
+			continue
+		}
+		if len(facts) == len(l.facts) {
+			facts = maps.Clone(facts)
+		}
+		delete(facts, name)
+	}
+	return facts
 }
 
 // followLinks takes over this node's links as they are now.

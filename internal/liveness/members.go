@@ -183,6 +183,10 @@ func (r *Runner) keepJoining(ctx context.Context, list *memberlist.Memberlist, j
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case at := <-r.strangers:
+			if _, err := list.Join([]string{at}); err != nil {
+				r.cfg.Log.DebugContext(ctx, "speaker that knows us does not answer", "addr", at, "err", err)
+			}
 		}
 	}
 }

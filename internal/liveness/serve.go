@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	core "github.com/barelb/barelb/internal/core/liveness"
@@ -72,6 +73,7 @@ func (r *Runner) serve(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
+	r.meet(h.node, conn.RemoteAddr())
 	switch h.purpose {
 	case toWatch:
 		return r.beWatched(ctx, s, h.node)
@@ -81,6 +83,23 @@ func (r *Runner) serve(ctx context.Context, conn net.Conn) error {
 		return r.beAsked(s, h.what)
 	}
 	return fmt.Errorf("%w: purpose %d", errFrame, h.purpose)
+}
+
+// meet has us join a speaker that we do not know, but that knows us: after a restart
+// without the API server there may be nobody else to learn of the fleet from.
+func (r *Runner) meet(node string, at net.Addr) {
+	tcp, ok := at.(*net.TCPAddr)
+	if !ok || r.peers.Load().nodes[node] != nil {
+		return
+	}
+	addr, ok := netip.AddrFromSlice(tcp.IP)
+	if !ok {
+		return
+	}
+	select {
+	case r.strangers <- netip.AddrPortFrom(addr.Unmap(), uint16(r.cfg.BindPort)).String():
+	default: // it tries again
+	}
 }
 
 // beWatched beats until the observer goes away.
