@@ -14,7 +14,11 @@ import (
 // configuration, else in namespace. A new Service is taken to have endpoints on all
 // nodes.
 func (d *Dump) Apply(change *Dump, namespace, system string) *Dump {
-	out := *d
+	out := &Dump{
+		Slices: d.Slices, Pods: d.Pods, Events: d.Events, ConfigMaps: d.ConfigMaps, Secrets: d.Secrets, DaemonSets: d.DaemonSets, Deployments: d.Deployments,
+		Leases: d.Leases, ServiceCIDRs: d.ServiceCIDRs, States: d.States, L2Status: d.L2Status, BGPStatus: d.BGPStatus, Sessions: d.Sessions,
+		Claims: d.Claims, Conflicts: d.Conflicts, Class: d.Class, Metrics: d.Metrics, Now: d.Now, Denied: d.Denied, Gaps: d.Gaps, NoSecrets: d.NoSecrets,
+	}
 	out.Services = apply(d.Services, change.Services, namespace, keepService)
 	for _, o := range change.Services {
 		if len(d.Services) == len(out.Services) {
@@ -37,7 +41,7 @@ func (d *Dump) Apply(change *Dump, namespace, system string) *Dump {
 	for i := range out.Services {
 		giveClusterIP(&out.Services[i], d.Services)
 	}
-	return &out
+	return out
 }
 
 func orDefault(s, def string) string {

@@ -179,6 +179,12 @@ func (d *Dump) convertStatus(c *explain.Cluster) {
 			})
 		}
 	}
+	for _, o := range latestOf(d.Sessions) {
+		c.Sessions = append(c.Sessions, explain.SessionReport{
+			Node: o.Status.Node, Peer: o.Status.BGPPeer, State: o.Status.BGPStatus, BFD: o.Status.BFDStatus, Message: o.Status.Message,
+			Advertised: o.Status.AdvertisedPrefixes,
+		})
+	}
 	slices.SortFunc(c.L2, explain.CompareReports)
 	slices.SortFunc(c.BGP, explain.CompareReports)
 	for _, o := range latestOf(d.States) {

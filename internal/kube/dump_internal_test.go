@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/barelb/barelb/internal/core/explain"
 )
 
 // listed is a list as kubectl writes it: with objects that are not read, and text in them
@@ -50,7 +52,7 @@ metadata:
 `
 
 func TestListsAreReadItemByItem(t *testing.T) {
-	if items := splitList("\n" + listed); len(items) != 3 {
+	if items := (&Dump{}).splitList("\n" + listed); len(items) != 3 {
 		t.Errorf("%d items:\n%s", len(items), strings.Join(items, "\n<>\n"))
 	}
 	var split, whole Dump
@@ -65,8 +67,8 @@ func TestListsAreReadItemByItem(t *testing.T) {
 		t.Errorf("%d objects were not read", whole.Unread)
 	}
 	whole.Unread = 0
-	if !reflect.DeepEqual(split, whole) {
-		t.Errorf("item by item:\n%+v\nas a whole:\n%+v", split, whole)
+	if !reflect.DeepEqual(&split, &whole) {
+		t.Errorf("item by item:\n%+v\nas a whole:\n%+v", &split, &whole)
 	}
 	c := split.Cluster("metallb-system")
 	if len(c.Nodes) != 1 || !c.Proxy.Known || c.Proxy.Mode != "ipvs" || len(split.Slices[0].Endpoints) != 1 {
@@ -98,6 +100,27 @@ func TestLaterObjectsCount(t *testing.T) {
 	c := d.Cluster("metallb-system")
 	if len(c.Nodes) != 2 || c.Nodes[0].Labels["a"] != "2" || c.Speakers["node1"] == nil || !c.Speakers["node1"].Stale {
 		t.Errorf("%+v, speakers %+v", c.Nodes, c.Speakers)
+	}
+}
+
+// TestEndpointsOfOneService: those of others are left out, and known to be there.
+func TestEndpointsOfOneService(t *testing.T) {
+	for _, c := range []struct {
+		service string
+		slices  int
+	}{{"web", 1}, {"mail", 0}, {"", 1}} {
+		d := &Dump{service: c.service}
+		if err := d.addYAML(listed); err != nil {
+			t.Fatal(err)
+		}
+		d.MarkMissing()
+		missing := false
+		for _, g := range d.Gaps {
+			missing = missing || g.From == explain.FromEndpoints
+		}
+		if len(d.Slices) != c.slices || missing {
+			t.Errorf("%q: %d slices, missing: %t", c.service, len(d.Slices), missing)
+		}
 	}
 }
 

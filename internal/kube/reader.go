@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
@@ -63,6 +64,7 @@ func NewReader(cfg *rest.Config, namespace string) (*Reader, error) {
 	m := kinds()
 	m.Add(appsv1.SchemeGroupVersion.WithKind("DaemonSet"), meta.RESTScopeNamespace)
 	m.Add(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), meta.RESTScopeRoot)
+	m.Add(v1beta1.GroupVersion.WithKind(sessionKind), meta.RESTScopeNamespace)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace)
 	m.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)
 	m.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
@@ -246,7 +248,27 @@ func (g *reading) readStatus() {
 	in := " in " + ns
 	g.try(explain.FromL2Status, "list servicel2statuses.metallb.io"+in, list(g, &v1beta1.ServiceL2StatusList{}, ns, func(l *v1beta1.ServiceL2StatusList) { d.L2Status = l.Items }))
 	g.try(explain.FromBGPStatus, "list servicebgpstatuses.metallb.io"+in, list(g, &v1beta1.ServiceBGPStatusList{}, ns, func(l *v1beta1.ServiceBGPStatusList) { d.BGPStatus = l.Items }))
+	g.try(explain.FromSessions, "list bgpsessionstatuses.metallb.io"+in, g.readSessions)
 	g.try(explain.FromStates, "list configurationstates.metallb.io"+in, list(g, &v1beta1.ConfigurationStateList{}, ns, func(l *v1beta1.ConfigurationStateList) { d.States = l.Items }))
+}
+
+// readSessions reads what speakers report of their sessions, if this version does.
+func (g *reading) readSessions() error {
+	l := &unstructured.UnstructuredList{}
+	l.SetGroupVersionKind(v1beta1.GroupVersion.WithKind(sessionKind + "List"))
+	if err := g.client.List(g.ctx, l, client.InNamespace(g.namespace)); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	all := make([]SessionStatus, len(l.Items))
+	for i := range l.Items {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(l.Items[i].Object, &all[i]); err != nil {
+			return err
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.d.Sessions = all
+	return nil
 }
 
 func (g *reading) readPods() {

@@ -163,7 +163,7 @@ func TestLayer2ProxyARP(t *testing.T) {
 	p := l.probe(t, cluster.Client, o.addr)
 	a := l.ask(t, quiet, o.addr)
 	// The speakers need to notice, while both live, that the owner sees no requests.
-	must(t, a.AwaitRequests(limited(t, patience), int(3*time.Second/askInterval)))
+	must(t, a.AwaitRequests(limited(t, patience), int(5*time.Second/askInterval)))
 	must(t, p.Mark("cut"))
 	must(t, l.c.Cut(o.first))
 	l.ownerIs(t, o.addr, others...)

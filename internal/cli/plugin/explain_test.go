@@ -179,8 +179,31 @@ spec: {address: 192.168.1.240, mac: "02:00:00:00:00:99", node: node1, interface:
 			w.edit("L2Advertisement/layer2", "{spec: {interfaces: [eth0]}}")
 			w.metrics = map[string]string{owner: strings.Replace(answering, "/24\"} 1", "/24\"} 0", 1)}
 		}, "wire", explain.LinkDown},
-		"kube-proxy-dead":  {func(w *world) { w.edit("Pod/kube-proxy-3", notReady) }, "data plane", explain.ProxyNotRunning},
-		"no-session":       {func(w *world) { byBGP(w); w.metrics = sessions(0, 0, 0) }, "sessions", explain.NoSession},
+		"kube-proxy-dead": {func(w *world) { w.edit("Pod/kube-proxy-3", notReady) }, "data plane", explain.ProxyNotRunning},
+		"no-session":      {func(w *world) { byBGP(w); w.metrics = sessions(0, 0, 0) }, "sessions", explain.NoSession},
+		"password-refused": {func(w *world) {
+			byBGP(w)
+			for _, n := range []string{"node1", "node2", "node3"} {
+				w.add(fmt.Sprintf(`
+apiVersion: metallb.io/v1beta1
+kind: BGPSessionStatus
+metadata: {name: s-%s, namespace: metallb-system}
+status: {node: %s, bgpPeer: router1, bgpStatus: Active, bfdStatus: N/A, message: "the router does not answer: is the password the same on both sides?"}`, n, n))
+			}
+		}, "sessions", explain.NoSession},
+		"sessions-reported": {func(w *world) {
+			byBGP(w)
+			w.add(`
+apiVersion: metallb.io/v1beta1
+kind: BGPSessionStatus
+metadata: {name: s-1, namespace: metallb-system}
+status: {node: node1, bgpPeer: router1, bgpStatus: Established, bfdStatus: Up, advertisedPrefixes: 1}
+---
+apiVersion: metallb.io/v1beta1
+kind: BGPSessionStatus
+metadata: {name: s-2, namespace: metallb-system}
+status: {node: node2, bgpPeer: router1, bgpStatus: Idle, bfdStatus: Down}`)
+		}, "", ""},
 		"one-session-down": {func(w *world) { byBGP(w); w.metrics = sessions(1, 0, 1) }, "", ""},
 		"another-peer": {func(w *world) {
 			byBGP(w)

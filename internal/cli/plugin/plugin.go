@@ -123,7 +123,8 @@ func (o *options) read(ctx context.Context, scope kube.Scope) (*source, error) {
 		return nil, fmt.Errorf("--output: %q is neither json nor yaml", o.output)
 	}
 	if len(o.offline) > 0 {
-		d, err := kube.ReadFiles(o.offline...)
+		// Where one Service is asked about, the endpoints of others are of no interest.
+		d, err := kube.ReadFilesFor(scope.Events.Name, o.offline...)
 		if err != nil {
 			return nil, err
 		}

@@ -33,6 +33,7 @@ const (
 	FromL2Status   Source = "servicel2statuses"
 	FromBGPStatus  Source = "servicebgpstatuses"
 	FromStates     Source = "configurationstates"
+	FromSessions   Source = "bgpsessionstatuses"
 	FromPods       Source = "pods of BareLB"
 	FromProxies    Source = "pods of kube-proxy"
 	FromProxyMode  Source = "configuration of kube-proxy"
@@ -68,8 +69,9 @@ type Cluster struct {
 	Claims    map[netip.Addr][]lb.Holder
 	Conflicts []lb.WireConflict
 	L2, BGP   []Report // what speakers say that they announce, sorted
-	States    []State  // what each component makes of the configuration, sorted
-	Events    []Event  // oldest first
+	Sessions  []SessionReport
+	States    []State // what each component makes of the configuration, sorted
+	Events    []Event // oldest first
 
 	Pods      []Pod // of controllers and speakers, sorted by name
 	Proxies   []Pod // of kube-proxy
@@ -116,6 +118,15 @@ type Report struct {
 	Node    string
 	Names   []string // links, or BGPPeers
 	Pod     string   // of the speaker that wrote it; "" if it runs in none
+}
+
+// SessionReport is a BGPSessionStatus: what a speaker says of one of its sessions.
+type SessionReport struct {
+	Node, Peer string // Peer is the name of the BGPPeer
+	State      string // by RFC 4271, section 8.2.2
+	BFD        string // by RFC 5880; "" or "N/A" for none
+	Message    string // why it is not established
+	Advertised int    // prefixes
 }
 
 // State is a ConfigurationState.
@@ -168,7 +179,8 @@ type Speaker struct {
 // Session is the state of a BGP session.
 type Session struct {
 	Up                 bool
-	Announced, Pending int // prefixes
+	Announced, Pending int    // prefixes
+	Why                string // it is not up, if its speaker says so
 }
 
 // Link is a link of a node.

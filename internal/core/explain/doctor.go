@@ -350,7 +350,7 @@ func (w *World) membership() []Finding {
 		}
 	}
 	if len(split) > 0 {
-		return []Finding{broken(check, SpeakersDoNotMeet, "several nodes say that they answer for the same Service").with(split[:min(len(split), mostNamed)]...).
+		return []Finding{broken(check, SpeakersDoNotMeet, "several nodes say that they answer for the same Service").with(named(split)...).
 			remedy("allow TCP and UDP port 7946 between nodes, and see that all speakers have the same memberlist Secret")}
 	}
 	return []Finding{ok(check, "no two nodes say that they answer for the same Service")}

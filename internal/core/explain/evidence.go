@@ -246,32 +246,30 @@ func (c *chain) sessions() {
 	const check = "sessions"
 	c.peers()
 	g := c.w.c.gap(FromSpeakers)
-	asked := 0
 	var up, down []string
 	for _, node := range c.NextHops {
-		s := c.w.c.Speakers[node]
-		if s == nil {
-			continue
-		}
-		asked++
 		for _, name := range c.now[node].Peers {
-			at, text := c.w.session(s, name)
-			if text = node + " to " + text; at.Up {
+			at, text, known := c.w.session(node, name)
+			switch text = node + " to " + text; {
+			case !known:
+			case at.Up:
 				up = append(up, fmt.Sprintf("%s (%d prefixes)", text, at.Announced))
-			} else {
+			case at.Why != "":
+				down = append(down, text+": "+at.Why)
+			default:
 				down = append(down, text)
 			}
 		}
 	}
-	remedy := "on the router: is the node's address its neighbour, with the right AS and password? Then the log of the speaker, which says why the router refuses"
+	remedy := "on the router: is the node's address its neighbour, with the right AS and password? Then the log of the speaker"
 	switch {
-	case asked == 0 && g != nil:
+	case len(up)+len(down) == 0 && g != nil:
 		c.add(unknown(check, g))
-	case asked == 0:
+	case len(up)+len(down) == 0:
 	case len(up) == 0:
-		c.add(broken(check, NoSession, "no BGP session that should carry its route is up").with("down: "+list(down)).remedy("%s", remedy))
+		c.add(broken(check, NoSession, "no BGP session that should carry its route is up").with(named(down)...).remedy("%s", remedy))
 	case len(down) > 0:
-		c.add(warning(check, SessionDown, "%d of %d BGP sessions are up", len(up), len(up)+len(down)).with("down: "+list(down)).remedy("%s", remedy))
+		c.add(warning(check, SessionDown, "%d of %d BGP sessions are up", len(up), len(up)+len(down)).with(named(down)...).remedy("%s", remedy))
 	default:
 		c.add(ok(check, "up: %s", list(up)))
 	}
@@ -293,15 +291,38 @@ func (c *chain) peers() {
 	}
 }
 
-// session returns the state of the session with a BGPPeer, and what to call it.
-func (w *World) session(s *Speaker, peer string) (Session, string) {
+// session returns the state of a node's session with a BGPPeer, what to call it, and
+// whether its state is known: from what the speaker says now, or else has reported.
+func (w *World) session(node, peer string) (at Session, text string, known bool) {
+	text = peer
+	live := w.c.Speakers[node]
 	for _, p := range w.cfg.Peers {
 		if p.Name == peer {
-			at := netip.AddrPortFrom(p.Addr, p.Port)
-			return s.Sessions[at], fmt.Sprintf("BGPPeer %s (%s)", peer, at)
+			key := netip.AddrPortFrom(p.Addr, p.Port)
+			text = fmt.Sprintf("BGPPeer %s (%s)", peer, key)
+			if live != nil {
+				at, known = live.Sessions[key], true
+			}
 		}
 	}
-	return Session{}, peer
+	for _, r := range w.c.Sessions {
+		if r.Node != node || r.Peer != peer {
+			continue
+		}
+		if !known {
+			at, known = Session{Up: r.State == "Established", Announced: r.Advertised}, true
+		}
+		if !at.Up {
+			at.Why = r.State
+			if r.Message != "" {
+				at.Why += ": " + r.Message
+			}
+			if r.BFD != "" && r.BFD != "N/A" && r.BFD != "Up" {
+				at.Why += "; BFD is " + r.BFD
+			}
+		}
+	}
+	return at, text, known
 }
 
 // dataPlane looks at what happens to a packet once it is on the node.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/barelb/barelb/internal/core/lb"
 )
@@ -56,16 +55,11 @@ func (w *World) Node(name string) *NodeReport {
 	p := w.planner(name, w.cfg, w.view, w.all())
 	d := p.Plan()
 	for _, session := range d.BGP {
-		line := session.Peer.String()
-		if s := w.c.Speakers[name]; s != nil {
-			at, _ := w.session(s, session.Peer.Name)
-			if line += " down"; at.Up {
-				line = strings.TrimSuffix(line, " down") + " up"
-			} else {
-				add(warning("sessions", SessionDown, "its BGP session with BGPPeer %s is down", session.Peer))
-			}
-		}
+		line, f := w.sessionOf(name, session.Peer)
 		r.Peers = append(r.Peers, line)
+		if f != nil {
+			add(*f)
+		}
 	}
 	for _, x := range d.Problems {
 		add(warning("sessions", x.Reason, "%s", x))
@@ -87,6 +81,23 @@ func (w *World) Node(name string) *NodeReport {
 	r.Said = slices.Compact(r.Said)
 	r.First = first(r.Findings)
 	return r
+}
+
+// sessionOf names a node's session with its state, as far as known, and says what is
+// wrong with it, if anything.
+func (w *World) sessionOf(node string, peer lb.Peer) (string, *Finding) {
+	at, _, known := w.session(node, peer.Name)
+	switch {
+	case !known:
+		return peer.String(), nil
+	case at.Up:
+		return peer.String() + " up", nil
+	}
+	f := warning("sessions", SessionDown, "its BGP session with BGPPeer %s is down", peer)
+	if at.Why != "" {
+		f = f.with(at.Why)
+	}
+	return peer.String() + " down", &f
 }
 
 // stands says what a node's own object has against announcing from it.

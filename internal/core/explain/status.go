@@ -48,6 +48,7 @@ type Peering struct {
 	Up    int      `json:"up"`
 	Known int      `json:"known"` // nodes whose sessions were looked at
 	Down  []string `json:"down,omitempty"`
+	Why   []string `json:"why,omitempty"` // they are down, by what their speakers say
 }
 
 // VIP is a Service with its addresses.
@@ -64,6 +65,7 @@ type VIP struct {
 func (w *World) Status() *Status {
 	s := &Status{Gaps: w.gapsOfStatus(), Pools: w.pools(), VIPs: []VIP{}, Wrong: []Finding{}}
 	places := w.placements()
+	w.deaf = w.allSessionsDown()
 	owns, routes := map[string]int{}, map[string]int{}
 	troubles := map[lb.Reason][]string{}
 	for _, key := range w.keys {
@@ -91,7 +93,7 @@ func (w *World) Status() *Status {
 	s.Wrong = append(s.Wrong, w.conflicts()...)
 	for _, p := range s.Sessions {
 		if p.Known > p.Up {
-			s.Wrong = append(s.Wrong, warning("sessions", SessionDown, "BGPPeer %s: the sessions of %s are down", p.Peer, list(p.Down)))
+			s.Wrong = append(s.Wrong, warning("sessions", SessionDown, "BGPPeer %s: the sessions of %s are down", p.Peer, list(p.Down)).with(named(p.Why)...))
 		}
 	}
 	slices.SortStableFunc(s.Wrong, func(a, b Finding) int { return severity(a.Level) - severity(b.Level) })
@@ -140,7 +142,7 @@ func (w *World) vip(key lb.Key, at Placement) VIP {
 		v.State = string(SpeakerSilent)
 	case len(said.L2) > 1:
 		v.State = string(TwoOwners)
-	case len(v.L2) == 0 && len(v.BGP) > 0 && w.allSessionsDown():
+	case len(v.L2) == 0 && len(v.BGP) > 0 && w.deaf:
 		v.State = string(NoSession)
 	}
 	for _, a := range svc.Addrs {
@@ -221,15 +223,18 @@ func (w *World) peerings() []Peering {
 				continue
 			}
 			row.Nodes++
-			s := w.c.Speakers[n.Name]
-			if s == nil {
+			at, _, known := w.session(n.Name, p.Name)
+			if !known {
 				continue
 			}
 			row.Known++
-			if at, _ := w.session(s, p.Name); at.Up {
+			if at.Up {
 				row.Up++
-			} else {
-				row.Down = append(row.Down, n.Name)
+				continue
+			}
+			row.Down = append(row.Down, n.Name)
+			if at.Why != "" && !slices.Contains(row.Why, at.Why) {
+				row.Why = append(row.Why, at.Why)
 			}
 		}
 		out = append(out, row)
@@ -241,11 +246,9 @@ func (w *World) peerings() []Peering {
 // allSessionsDown reports whether sessions were looked at and not one of them is up.
 func (w *World) allSessionsDown() bool {
 	known := 0
-	for _, s := range w.c.Speakers {
-		for _, at := range s.Sessions {
-			if known++; at.Up {
-				return false
-			}
+	for _, p := range w.peerings() {
+		if known += p.Known; p.Up > 0 {
+			return false
 		}
 	}
 	return known > 0
@@ -323,7 +326,7 @@ func (w *World) components() []Finding {
 		}
 	}
 	if len(down) > 0 {
-		out = append(out, warning("components", SpeakerNotRunning, "no speaker runs on %s", list(down)).with(lines[:min(len(lines), mostNamed)]...).
+		out = append(out, warning("components", SpeakerNotRunning, "no speaker runs on %s", list(down)).with(named(lines)...).
 			remedy("kubectl -n %s describe daemonset speaker (tolerations, nodeSelector)", w.c.Namespace))
 	}
 	return out

@@ -73,3 +73,11 @@ func (t tally) order() []lb.Reason {
 	slices.SortStableFunc(reasons, func(a, b lb.Reason) int { return len(t[b]) - len(t[a]) })
 	return reasons
 }
+
+// named returns the first lines, and says how many more there are.
+func named(lines []string) []string {
+	if n := len(lines) - mostNamed; n > 1 {
+		return append(slices.Clone(lines[:mostNamed]), fmt.Sprintf("and %d more", n))
+	}
+	return lines
+}

@@ -25,6 +25,7 @@ type World struct {
 	byName   map[string]*Node
 	holders  map[netip.Addr][]lb.Key
 	speakers map[string]Pod // by node: the best one
+	deaf     bool           // all BGP sessions are known to be down; for Status
 	view     *liveness.View // nil if it is not known which speakers run
 }
 
