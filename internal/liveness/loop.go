@@ -23,6 +23,7 @@ type loop struct {
 	watching map[string]context.CancelFunc
 	watched  []string
 	facts    map[string]*core.Facts
+	silent   map[string]bool // nodes whose speakers tell nothing, as memberlist last said
 }
 
 // loop drives the machine until ctx ends.
@@ -30,7 +31,7 @@ func (r *Runner) loop(ctx context.Context, w *wire) error {
 	seed := fnv.New64a()
 	_, _ = seed.Write([]byte(r.cfg.NodeName))
 	l := &loop{
-		Runner: r, wire: w, watching: map[string]context.CancelFunc{}, facts: map[string]*core.Facts{},
+		Runner: r, wire: w, watching: map[string]context.CancelFunc{}, facts: map[string]*core.Facts{}, silent: map[string]bool{},
 		m: core.New(core.Options{
 			Self: r.cfg.NodeName, Interval: r.cfg.Interval, Multiplier: r.cfg.Multiplier,
 			CaretakerTimeout: r.cfg.CaretakerTimeout, Method: r.cfg.Probe, Seed: seed.Sum64(),
@@ -232,16 +233,20 @@ func (l *loop) world(ctx context.Context) {
 }
 
 // told returns the facts of all speakers but those whose place another took, such as
-// MetalLB's, which tells nothing.
+// MetalLB's, which tells nothing: that one is known by what memberlist last said of it.
 func (l *loop) told(p *peers) map[string]*core.Facts {
-	facts := l.facts
 	for name, n := range p.nodes {
-		if facts[name] == nil || name == l.cfg.NodeName || speaksBareLB(n) {
-			continue
+		if speaksBareLB(n) {
+			delete(l.silent, name)
+		} else if name != l.cfg.NodeName {
+			l.silent[name] = true
 		}
-		if len(facts) == len(l.facts) {
-			facts = maps.Clone(facts)
-		}
+	}
+	if len(l.silent) == 0 {
+		return l.facts
+	}
+	facts := maps.Clone(l.facts)
+	for name := range l.silent {
 		delete(facts, name)
 	}
 	return facts

@@ -86,7 +86,11 @@ func (m *Machine) setSpeaker(n *node, now standing) {
 	}
 	if was.down && !now.down {
 		m.downs = deleteOne(m.downs, n)
-		m.do(Report{Kind: Up, Node: n.name, By: m.opts.Self, After: m.now.Sub(n.speaker.downSince)})
+		up := Report{Kind: Up, Node: n.name, By: m.opts.Self}
+		if since := n.speaker.downSince; !since.IsZero() {
+			up.After = m.now.Sub(since)
+		}
+		m.do(up)
 	}
 	if now.gone && !was.gone {
 		m.do(Report{Kind: GoneAway, Node: n.name, By: m.opts.Self})
