@@ -296,7 +296,7 @@ func TestVRF(t *testing.T) {
 	l := newLab(t)
 	out, err := exec.CommandContext(t.Context(), "ip", "-n", l.node, "link", "add", "red", "type", "vrf", "table", "100").CombinedOutput()
 	if err != nil {
-		need(t, "a kernel with VRF devices: "+strings.TrimSpace(string(out)), false)
+		t.Skipf("NOT TESTED: this kernel has no VRF devices (%s), and no test can load them", strings.TrimSpace(string(out)))
 	}
 	l.ip("-n", l.node, "link", "set", "red", "up")
 	l.ip("-n", l.node, "link", "set", "eth0", "master", "red")
