@@ -86,6 +86,10 @@ func TestMembersFlags(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "secretkey"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	empty := t.TempDir()
+	if err := os.WriteFile(filepath.Join(empty, "secretkey"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	good := speakerFlags{probe: "arp", nodeName: "node1", mlBindAddr: "127.0.0.1", mlLabels: "a=b", mlBindPort: 7946, mlSecretPath: dir}
 	for name, c := range map[string]struct {
 		edit    func(*speakerFlags)
@@ -97,6 +101,7 @@ func TestMembersFlags(t *testing.T) {
 		"no address":     {func(f *speakerFlags) { f.mlBindAddr = "" }, false, ""},
 		"no labels":      {func(f *speakerFlags) { f.mlLabels = "" }, false, ""},
 		"port":           {func(f *speakerFlags) { f.mlBindPort = 65536 }, false, "--ml-bindport, METALLB_ML_BIND_PORT: must be between 1 and 65535"},
+		"secret empty":   {func(f *speakerFlags) { f.mlSecretPath = empty }, false, "--ml-secret-key-path: the file secretkey is empty"},
 		"secret missing": {func(f *speakerFlags) { f.mlSecretPath = dir + "/none" }, false, "--ml-secret-key-path: open "},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -42,6 +43,9 @@ func newMembers(
 		b, err := os.ReadFile(filepath.Join(f.mlSecretPath, "secretkey"))
 		if err != nil {
 			return nil, fmt.Errorf("--ml-secret-key-path: %w (the controller makes the Secret when it starts with --ml-secret-name)", err)
+		}
+		if len(b) == 0 {
+			return nil, errors.New("--ml-secret-key-path: the file secretkey is empty; a speaker without the key would not be heard by the others, and hear none of them")
 		}
 		secret = b // all of it, as MetalLB takes it
 	}

@@ -139,7 +139,12 @@ func (s *System) memberlistSecret(ctx context.Context) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return false, err
 		}
-		return true, os.WriteFile(filepath.Join(dir, "secretkey"), secret.Data["secretkey"], 0o600)
+		// At once, for another speaker may be reading it.
+		file, next := filepath.Join(dir, "secretkey"), filepath.Join(dir, ".next")
+		if err := os.WriteFile(next, secret.Data["secretkey"], 0o600); err != nil {
+			return false, err
+		}
+		return true, os.Rename(next, file)
 	})
 }
 
