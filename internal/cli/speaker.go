@@ -140,6 +140,7 @@ announcing.`,
 	return cmd
 }
 
+//nolint:funlen // it is the list of the parts
 func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	exclude, err := readExcluded(f.excludeFile)
 	if err != nil {
