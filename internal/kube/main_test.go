@@ -42,7 +42,7 @@ import (
 
 const (
 	system   = "metallb-system" // where the configuration is
-	deadline = 20 * time.Second // for whatever is bound to happen
+	deadline = 90 * time.Second // for whatever is bound to happen: more than the longest pause between two attempts
 )
 
 // server is the one API server of all tests: etcd and kube-apiserver on loopback,
