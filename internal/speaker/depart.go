@@ -45,6 +45,8 @@ func (s *Speaker) Restart(ctx context.Context) {
 // who use this node have had the drain time to end, or when ctx ends. An address that
 // nobody else can own stays here to the end.
 func (s *Speaker) Leave(ctx context.Context, cause string) {
+	ctx, cancel := context.WithTimeout(ctx, s.Drain+tellTime)
+	defer cancel()
 	if !s.ask(ctx, func() {
 		s.phase = liveness.Leaving
 		s.planner.SetLeaving(cause)
@@ -55,16 +57,10 @@ func (s *Speaker) Leave(ctx context.Context, cause string) {
 		return
 	}
 	s.Log.Info("leaving: others take this node's addresses", "cause", cause, "drain", s.Drain.String())
-	deadline := time.Now().Add(s.Drain + tellTime)
-	for left := 0; time.Now().Before(deadline); {
-		if !s.ask(ctx, func() { left = s.answering }) || left == 0 {
-			return
-		}
+	for left := 0; s.ask(ctx, func() { left = s.answering }) && left > 0; {
 		select {
 		case <-ctx.Done():
-			return
 		case <-s.changed:
-		case <-time.After(time.Until(deadline)):
 		}
 	}
 }

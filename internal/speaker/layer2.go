@@ -16,16 +16,13 @@ import (
 // formerTime is how long what the speaker before this one claimed matters.
 const formerTime = time.Minute
 
-// takeLiveness takes what is new of the other speakers. It returns the nodes whose
-// speakers live.
-func (s *Speaker) takeLiveness() map[string]bool {
-	view := s.Members.View()
+// takeLiveness takes what is new of the other speakers.
+func (s *Speaker) takeLiveness() {
 	s.seenAt = time.Time{}
-	if view != s.view {
-		s.seenAt = time.Now()
+	if view := s.Members.View(); view != s.view {
+		s.view, s.alive, s.seenAt = view, view.Alive(), time.Now()
+		s.planner.SetLiveness(view)
 	}
-	s.view = view
-	s.planner.SetLiveness(view)
 	touched := s.Members.DrainClaims()
 	for addr, now := range touched {
 		if len(now) == 0 {
@@ -34,8 +31,7 @@ func (s *Speaker) takeLiveness() map[string]bool {
 			s.claims[addr] = now
 		}
 	}
-	alive := s.view.Alive()
-	if !s.joined && len(alive) > 0 {
+	if !s.joined && len(s.alive) > 0 {
 		s.joined, s.formerUntil = true, time.Now().Add(formerTime)
 		s.former = maps.Clone(s.Members.Former())
 		for addr := range s.former {
@@ -49,7 +45,6 @@ func (s *Speaker) takeLiveness() map[string]bool {
 		s.former = nil
 	}
 	s.tellPlanner(maps.Keys(touched))
-	return alive
 }
 
 // tellPlanner tells the planner who claims certain addresses, this node included.

@@ -13,6 +13,16 @@ import (
 // drain is the drain time of these stories.
 func drain(_ *world, d *speaker.Deps) { d.Drain = 10 * time.Second }
 
+// serveOnTwo has a Service with an address and two nodes, before anything is known of
+// who lives.
+func (w *world) serveOnTwo(addr string) {
+	w.configure(usual)
+	w.nodes("node1", "node2")
+	w.service("a", addr, "node1", "node2")
+	w.view = &liveness.View{}
+	w.everythingRead()
+}
+
 // seeing changes what is known of the nodes that tell of themselves: all that are named.
 func (w *world) seeing(title string, nodes map[string]liveness.Node) {
 	w.say("# %s", title)
@@ -48,12 +58,8 @@ func well(name string, host byte) liveness.Node {
 // its caretaker, its owner, and gives it back.
 func TestPlannedMoves(t *testing.T) {
 	story(t, true, func(w *world) {
-		w.configure(usual)
-		w.nodes("node1", "node2")
-		w.service("a", "192.0.2.1", "node1", "node2") // node2 ranks first
+		w.serveOnTwo("192.0.2.1") // node2 ranks first
 		two := map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)}
-		w.view = &liveness.View{}
-		w.everythingRead()
 		w.seeing("both are there", two)
 		w.claimed("node2 owns it", "192.0.2.1", liveness.Claimant{Node: "node2", Term: 1})
 		down := well("node2", 12)
@@ -105,11 +111,7 @@ func TestPlannedMoves(t *testing.T) {
 
 func TestRestart(t *testing.T) {
 	story(t, true, func(w *world) {
-		w.configure(usual)
-		w.nodes("node1", "node2")
-		w.service("a", "192.0.2.2", "node1", "node2") // node1 ranks first
-		w.view = &liveness.View{}
-		w.everythingRead()
+		w.serveOnTwo("192.0.2.2")                                             // node1 ranks first
 		w.former = map[netip.Addr]uint32{netip.MustParseAddr("192.0.2.2"): 4} // as the others remember
 		w.seeing("both are there", map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)})
 		w.under.Restart(w.t.Context())
@@ -134,11 +136,7 @@ func TestRestart(t *testing.T) {
 
 func TestLeave(t *testing.T) {
 	story(t, true, func(w *world) {
-		w.configure(usual)
-		w.nodes("node1", "node2")
-		w.service("a", "192.0.2.2", "node1", "node2")
-		w.view = &liveness.View{}
-		w.everythingRead()
+		w.serveOnTwo("192.0.2.2")
 		w.seeing("both are there", map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)})
 		began, done := time.Now(), make(chan struct{})
 		go func() {
@@ -174,11 +172,7 @@ func TestLeave(t *testing.T) {
 // TestForeignClaim is about hosts that say they have an address of this node.
 func TestForeignClaim(t *testing.T) {
 	story(t, true, func(w *world) {
-		w.configure(usual)
-		w.nodes("node1", "node2")
-		w.service("a", "192.0.2.2", "node1", "node2")
-		w.view = &liveness.View{}
-		w.everythingRead()
+		w.serveOnTwo("192.0.2.2")
 		w.seeing("both are there", map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)})
 		hear := func(title, addr string, mac byte) {
 			w.say("# %s", title)

@@ -111,6 +111,7 @@ type Speaker struct {
 	wants   handover.Wants        // of the last plan
 	claimed map[netip.Addr]uint32 // what the others were told that we claim
 	view    *liveness.View        // at the last step
+	alive   map[string]bool       // whose speakers live, by view
 	phase   liveness.Phase        // to tell the others, once the plan is in force
 
 	formerUntil           time.Time
@@ -212,18 +213,19 @@ func (s *Speaker) take(d kube.Delta) {
 		s.nodes = d.Nodes
 		s.planner.SetNodes(d.Nodes)
 	}
-	unready, at := plan.Unready(s.nodes, time.Now(), unreadyGrace)
-	s.planner.SetUnready(unready)
-	s.unreadyAt = at
+	if now := time.Now(); d.Nodes != nil || !s.unreadyAt.IsZero() && !now.Before(s.unreadyAt) {
+		var unready map[string]bool
+		unready, s.unreadyAt = plan.Unready(s.nodes, now, unreadyGrace)
+		s.planner.SetUnready(unready)
+	}
 	if d.Objects != nil {
 		s.cfg = config.Parse(*d.Objects, s.cfg)
 		s.planner.SetConfig(s.cfg)
 	}
-	var alive map[string]bool
 	if s.Members != nil {
-		alive = s.takeLiveness()
+		s.takeLiveness()
 	}
 	if s.Wire != nil {
-		s.Wire.tell(d, s.cfg, alive)
+		s.Wire.tell(d, s.cfg, s.alive)
 	}
 }
