@@ -44,38 +44,8 @@ func (w *ConflictWriter) Run(ctx context.Context) error {
 	if err := w.watch(ctx); err != nil {
 		return err
 	}
-	var (
-		last  *wire.Report
-		retry <-chan time.Time // nil unless something failed
-	)
-	for pause := reportInterval; ; {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-w.next.wake:
-		case <-w.touched:
-		case <-retry:
-		}
-		if r, ok := w.next.take(); ok {
-			last = &r
-		}
-		if last == nil {
-			continue // nothing was said yet
-		}
-		retry = nil
-		if err := w.publish(ctx, *last); err == nil {
-			pause = reportInterval
-		} else if ctx.Err() == nil {
-			w.c.opts.Log.Warn("write address conflicts", "err", err)
-			pause = min(2*pause, lastRetry)
-			retry = time.After(pause)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause):
-		}
-	}
+	w.next.publish(ctx, w.c.opts.Log, "address conflicts", reportInterval, w.touched, w.publish)
+	return nil
 }
 
 // watch signals when somebody touches an AddressConflict.

@@ -22,12 +22,12 @@ func (r *Reader) MarkDrain(ctx context.Context, node, value string) (before stri
 	if err := r.client.Get(ctx, client.ObjectKey{Name: node}, &o); err != nil {
 		return "", fmt.Errorf("get node %s: %w", node, err)
 	}
-	before = o.Annotations[DrainAnnotation]
+	before = o.Annotations[v1beta1.AnnotationDrain]
 	var to any // null removes it
 	if value != "" {
 		to = value
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{DrainAnnotation: to}}})
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1beta1.AnnotationDrain: to}}})
 	if err != nil {
 		return before, err
 	}

@@ -20,10 +20,6 @@ import (
 	"github.com/barelb/barelb/internal/core/plan"
 )
 
-// DrainAnnotation is an annotation of a Node. It says that it shall carry no traffic. Its value says since
-// when, and who wanted it.
-const DrainAnnotation = "barelb.io/drain"
-
 // Cluster returns what the objects mean, in the words of the core. namespace is where
 // the configuration is.
 func (d *Dump) Cluster(namespace string) *explain.Cluster {
@@ -48,7 +44,7 @@ func (d *Dump) Cluster(namespace string) *explain.Cluster {
 
 func (d *Dump) convertNodes(c *explain.Cluster) {
 	for _, o := range latestOf(d.Nodes) {
-		n := explain.Node{Node: convertNode(&o).Node, Drain: o.Annotations[DrainAnnotation]}
+		n := explain.Node{Node: convertNode(&o).Node, Drain: o.Annotations[v1beta1.AnnotationDrain]}
 		for _, text := range cmpOr(o.Spec.PodCIDRs, []string{o.Spec.PodCIDR}) {
 			if p, err := netip.ParsePrefix(text); err == nil {
 				n.PodRanges = append(n.PodRanges, p)
@@ -116,33 +112,27 @@ func (d *Dump) convertServices(c *explain.Cluster) {
 	slices.SortFunc(c.Others, func(a, b explain.OtherService) int { return a.Key.Compare(b.Key) })
 }
 
+// convertedIn converts the latest objects of a namespace.
+func convertedIn[T, R any, P interface {
+	*T
+	metav1.Object
+}](namespace string, all []T, convert func(P) R) []R {
+	var out []R
+	for _, o := range latestOf[T, P](all) {
+		if P(&o).GetNamespace() == namespace {
+			out = append(out, convert(&o))
+		}
+	}
+	return out
+}
+
 func (d *Dump) convertConfig(c *explain.Cluster) {
 	objs := &c.Objects
-	for _, o := range latestOf(d.Pools) {
-		if o.Namespace == c.Namespace {
-			objs.Pools = append(objs.Pools, convertPool(&o))
-		}
-	}
-	for _, o := range latestOf(d.L2) {
-		if o.Namespace == c.Namespace {
-			objs.L2 = append(objs.L2, convertL2Advertisement(&o))
-		}
-	}
-	for _, o := range latestOf(d.BGP) {
-		if o.Namespace == c.Namespace {
-			objs.BGP = append(objs.BGP, convertBGPAdvertisement(&o))
-		}
-	}
-	for _, o := range latestOf(d.Profiles) {
-		if o.Namespace == c.Namespace {
-			objs.BFDProfiles = append(objs.BFDProfiles, convertBFDProfile(&o))
-		}
-	}
-	for _, o := range latestOf(d.Communities) {
-		if o.Namespace == c.Namespace {
-			objs.Communities = append(objs.Communities, convertCommunity(&o))
-		}
-	}
+	objs.Pools = convertedIn(c.Namespace, d.Pools, convertPool)
+	objs.L2 = convertedIn(c.Namespace, d.L2, convertL2Advertisement)
+	objs.BGP = convertedIn(c.Namespace, d.BGP, convertBGPAdvertisement)
+	objs.BFDProfiles = convertedIn(c.Namespace, d.Profiles, convertBFDProfile)
+	objs.Communities = convertedIn(c.Namespace, d.Communities, convertCommunity)
 	objs.Secrets = map[string]config.Secret{}
 	for _, o := range latestOf(d.Secrets) {
 		if o.Namespace == c.Namespace {

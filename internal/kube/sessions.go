@@ -61,32 +61,8 @@ func (w *SessionWriter) Set(all []SessionState) { w.next.set(all) }
 
 // Run writes until ctx ends. What fails is tried again for ever, with growing pauses.
 func (w *SessionWriter) Run(ctx context.Context) error {
-	var last []SessionState
-	var retry <-chan time.Time // nil unless something failed
-	for pause := w.interval; ; {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-w.next.wake:
-		case <-retry:
-		}
-		if now, ok := w.next.take(); ok {
-			last = now
-		}
-		retry = nil
-		if err := w.publish(ctx, last); err == nil {
-			pause = w.interval
-		} else if ctx.Err() == nil {
-			w.c.opts.Log.Warn("write bgp session status", "err", err)
-			pause = min(2*pause, lastRetry)
-			retry = time.After(pause)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause):
-		}
-	}
+	w.next.publish(ctx, w.c.opts.Log, "bgp session status", w.interval, nil, w.publish)
+	return nil
 }
 
 // publish makes the objects of this node say what is.

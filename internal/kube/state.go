@@ -72,36 +72,8 @@ func (w *StateWriter) Run(ctx context.Context) error {
 	if err := w.watch(ctx); err != nil {
 		return err
 	}
-	var last *State
-	for pause := stateInterval; ; {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-w.next.wake:
-		case <-w.touched:
-		}
-		s, ok := w.next.take()
-		switch {
-		case ok:
-			last = &s
-		case last == nil:
-			continue // nothing was said yet
-		default:
-			s = *last
-		}
-		if err := w.publish(ctx, s); err == nil {
-			pause = stateInterval
-		} else if ctx.Err() == nil {
-			w.c.opts.Log.Warn("write status", "err", err)
-			w.again(s)
-			pause = min(2*pause, lastRetry)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause):
-		}
-	}
+	w.next.publish(ctx, w.c.opts.Log, "status", stateInterval, w.touched, w.publish)
+	return nil
 }
 
 // watch signals when somebody touches an object whose status we write.

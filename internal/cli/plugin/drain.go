@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/barelb/barelb/api/v1beta1"
 	"github.com/barelb/barelb/internal/core/explain"
 	"github.com/barelb/barelb/internal/kube"
 )
@@ -26,7 +27,7 @@ func drainCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "drain NODE", Short: "Move every address and route away from a node, and say when it is safe to reboot", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: o.complete(nodeNames),
-		Long: `Sets the annotation ` + kube.DrainAnnotation + ` on the Node. Its speaker then hands over what it
+		Long: `Sets the annotation ` + v1beta1.AnnotationDrain + ` on the Node. Its speaker then hands over what it
 announces. The command waits until no ServiceL2Status and no ServiceBGPStatus names the
 node, and says so. It does not evict Pods: kubectl drain does.
 
@@ -100,7 +101,7 @@ func drain(cmd *cobra.Command, o *options, node string, f drainFlags) error {
 	if before != "" {
 		p.line("Node %s was marked already (%s).", node, before)
 	}
-	p.line("Marked node %s: %s=%q.", node, kube.DrainAnnotation, who)
+	p.line("Marked node %s: %s=%q.", node, v1beta1.AnnotationDrain, who)
 	for _, g := range s.dump.Gaps {
 		if g.From == explain.FromL2Status || g.From == explain.FromBGPStatus {
 			return fmt.Errorf("whether it announces anything is %s; wait for the speakers' drain time before you reboot it", g.NotChecked())
