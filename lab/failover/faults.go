@@ -10,6 +10,7 @@ import (
 
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/measure"
+	"github.com/barelb/barelb/lab/system"
 )
 
 // stop stops the owner's speaker for so short that another only answers for it.
@@ -63,7 +64,7 @@ func (b *bench) underFault(ctx context.Context, long time.Duration, act func(con
 	defer cancel()
 	err = errors.Join(a.AwaitAnswers(limit), p.mark("fault"), a.Mark("fault"))
 	if err == nil {
-		err = errors.Join(act(ctx), lasts(ctx, long), p.steady(limit))
+		err = errors.Join(act(ctx), system.Rest(ctx, long), p.steady(limit))
 	}
 	if err != nil {
 		p.drop()
@@ -84,18 +85,6 @@ func (b *bench) underFault(ctx context.Context, long time.Duration, act func(con
 	}
 	m, err := r.After("fault")
 	return next, m, lost, err
-}
-
-// lasts waits for as long as a fault is to last.
-func lasts(ctx context.Context, long time.Duration) error {
-	timer := time.NewTimer(long)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // api stops the API server, and cuts the owner's link meanwhile.
@@ -200,7 +189,7 @@ func (b *bench) rowUnder(ctx context.Context, what string, act func(context.Cont
 	}
 	undo, err := act(ctx)
 	if err == nil {
-		err = errors.Join(lasts(ctx, b.o.long), a.Mark("end"))
+		err = errors.Join(system.Rest(ctx, b.o.long), a.Mark("end"))
 	}
 	if undo != nil {
 		err = errors.Join(err, undo())

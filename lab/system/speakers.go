@@ -101,7 +101,7 @@ func (s *System) RestartSpeaker(ctx context.Context, node string, pause time.Dur
 	if err := s.end(ctx, p, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("restart speaker of %s: %w", node, err)
 	}
-	if err := rest(ctx, pause); err != nil {
+	if err := Rest(ctx, pause); err != nil {
 		return err
 	}
 	return s.launch(node)
@@ -120,7 +120,7 @@ func (s *System) UpgradeSpeaker(ctx context.Context, node string, pause time.Dur
 	if err := s.AwaitSpeaker(ctx, node, false); err != nil {
 		return err
 	}
-	if err := rest(ctx, pause); err != nil {
+	if err := Rest(ctx, pause); err != nil {
 		return err
 	}
 	return s.StartSpeaker(ctx, node)
@@ -175,8 +175,8 @@ func (s *System) end(ctx context.Context, p *box.Process, signal syscall.Signal)
 	}
 }
 
-// rest waits for some time.
-func rest(ctx context.Context, pause time.Duration) error {
+// Rest waits for some time, and returns an error if ctx ends meanwhile.
+func Rest(ctx context.Context, pause time.Duration) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
