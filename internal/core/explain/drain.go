@@ -2,8 +2,6 @@ package explain
 
 import (
 	"slices"
-
-	"github.com/barelb/barelb/internal/core/lb"
 )
 
 // Drain says what taking all addresses away from a node does.
@@ -46,6 +44,3 @@ func (w *World) Drain(node string) (*Drain, error) {
 	d.Carries = slices.Compact(d.Carries)
 	return d, nil
 }
-
-// Services returns the keys of all Services that are ours, sorted.
-func (w *World) Services() []lb.Key { return w.keys }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/barelb/barelb/internal/core/lb"
@@ -15,19 +14,10 @@ const mostNamed = 8
 
 // list names the first things and counts the others.
 func list(names []string) string {
-	rest := len(names) - mostNamed
-	switch {
-	case len(names) == 0:
+	if len(names) == 0 {
 		return "none"
-	case len(names) == 1:
-		return names[0]
-	case rest == 1:
-		return strings.Join(names[:mostNamed], ", ") + " and 1 other"
-	case rest > 1:
-		return fmt.Sprintf("%s and %d others", strings.Join(names[:mostNamed], ", "), rest)
 	}
-	last := len(names) - 1
-	return strings.Join(names[:last], ", ") + " and " + names[last]
+	return lb.Enumerate(names, mostNamed)
 }
 
 // verb returns the form of a verb for so many: "node1 runs", "node1 and node2 run".

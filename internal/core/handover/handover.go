@@ -129,7 +129,7 @@ func (b *Book) caretake(in Input, addr netip.Addr, w Want) {
 func (b *Book) own(in Input, addr netip.Addr, w Want) {
 	t := b.held[addr]
 	if t == nil || t.role != lb.Own {
-		if b.cutOff(in, addr) && t == nil && !claims(in.Claims(addr), b.opts.Node) {
+		if b.cutOff(in, addr) && t == nil && !liveness.Claims(in.Claims(addr), b.opts.Node) {
 			return
 		}
 		b.held[addr] = b.take(in, addr, w)
@@ -234,7 +234,7 @@ func (b *Book) keeps(in Input, addr netip.Addr, t *tenure) bool {
 		// Answer everybody until the other one does. One that claims it already, from
 		// before we did, owns it since we did not hear each other, as a rule.
 		t.awaits, t.until = true, in.Now.Add(b.opts.Patience)
-		if claims(in.Claims(addr), to) {
+		if liveness.Claims(in.Claims(addr), to) {
 			t.until = in.Now.Add(shortPatience)
 		}
 		return true
@@ -264,11 +264,6 @@ func (b *Book) output() Output {
 	return out
 }
 
-// claims reports whether a node is among the claimants.
-func claims(all []liveness.Claimant, node string) bool {
-	return slices.ContainsFunc(all, func(c liveness.Claimant) bool { return c.Node == node })
-}
-
 // outbid reports whether node claims an address that we claim with a term. What it
 // claimed before we did does not count.
 func outbid(all []liveness.Claimant, node string, term uint32) bool {
@@ -279,7 +274,7 @@ func outbid(all []liveness.Claimant, node string, term uint32) bool {
 // there.
 func (b *Book) cutOff(in Input, addr netip.Addr) bool {
 	return in.View.CutOffAt(addr, b.opts.Node) || in.View != nil &&
-		in.View.Nodes[b.opts.Node].DeadAt(func(s liveness.Segment) bool { return s.Contains(addr) })
+		in.View.Nodes[b.opts.Node].DeadAt(containing(addr))
 }
 
 // forwards reports whether a node's kernel lives, as far as is known, where an address is.
@@ -288,5 +283,10 @@ func forwards(v *liveness.View, node string, addr netip.Addr) bool {
 		return false
 	}
 	n, known := v.Nodes[node]
-	return known && n.Facts != nil && !n.DeadAt(func(s liveness.Segment) bool { return s.Contains(addr) })
+	return known && n.Facts != nil && !n.DeadAt(containing(addr))
+}
+
+// containing returns what is true of the segments that contain addr.
+func containing(addr netip.Addr) func(liveness.Segment) bool {
+	return func(s liveness.Segment) bool { return s.Contains(addr) }
 }

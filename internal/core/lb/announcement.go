@@ -30,7 +30,7 @@ func (a Announcement) Condition() (bool, Reason, string) {
 		nodes    []string
 	}{{"layer2", a.L2}, {"bgp", a.BGP}} {
 		if len(p.nodes) > 0 {
-			parts = append(parts, p.protocol+" from "+enumerate(p.nodes))
+			parts = append(parts, p.protocol+" from "+Enumerate(p.nodes, namedNodes))
 		}
 	}
 	if len(parts) == 0 {
@@ -39,17 +39,17 @@ func (a Announcement) Condition() (bool, Reason, string) {
 	return true, Announced, strings.Join(parts, "; ")
 }
 
-// enumerate names the first nodes and counts the others.
-func enumerate(nodes []string) string {
-	rest := len(nodes) - namedNodes
+// Enumerate names the first most of at least one name, and counts the others.
+func Enumerate(names []string, most int) string {
+	rest := len(names) - most
 	switch {
-	case len(nodes) == 1:
-		return nodes[0]
+	case len(names) == 1:
+		return names[0]
 	case rest == 1:
-		return strings.Join(nodes[:namedNodes], ", ") + " and 1 other"
+		return strings.Join(names[:most], ", ") + " and 1 other"
 	case rest > 1:
-		return fmt.Sprintf("%s and %d others", strings.Join(nodes[:namedNodes], ", "), rest)
+		return fmt.Sprintf("%s and %d others", strings.Join(names[:most], ", "), rest)
 	}
-	last := len(nodes) - 1
-	return strings.Join(nodes[:last], ", ") + " and " + nodes[last]
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " and " + names[last]
 }

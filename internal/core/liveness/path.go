@@ -144,20 +144,28 @@ func (m *Machine) sendProbe(p *path) {
 	})
 }
 
+// pathTo returns the path by which a node is probed on a segment; nil if it is not.
+func (m *Machine) pathTo(name string, s Segment) *path {
+	n := m.nodes[name]
+	if n == nil {
+		return nil
+	}
+	a := n.on(s)
+	if a == nil {
+		return nil
+	}
+	return a.path
+}
+
 // answer takes an answer to a probe.
 func (m *Machine) answer(e Answer) {
-	n := m.nodes[e.Node]
-	if n == nil {
+	p := m.pathTo(e.Node, e.Segment)
+	if p == nil {
 		return
 	}
-	a := n.on(e.Segment)
-	if a == nil || a.path == nil {
-		return
-	}
-	p := a.path
 	m.heardOn(p.link, e.At)
 	if e.Method != ICMP {
-		if e.MAC != (links.MAC{}) && m.macs[e.MAC] != n {
+		if e.MAC != (links.MAC{}) && m.macs[e.MAC] != p.att.node {
 			m.proxied(p)
 		}
 		if p.proxied {
@@ -170,7 +178,7 @@ func (m *Machine) answer(e Answer) {
 	p.answered = e.At
 	p.link.answer = later(p.link.answer, e.At)
 	p.answers++
-	if a.dead() {
+	if p.att.dead() {
 		m.returned(p)
 	} else {
 		m.quiet(p)
@@ -223,15 +231,10 @@ func (m *Machine) proxied(p *path) {
 
 // probesSeen compares what the observed saw of our probes with the answers to them.
 func (m *Machine) probesSeen(e ProbesSeen) {
-	n := m.nodes[e.Node]
-	if n == nil {
+	p := m.pathTo(e.Node, e.Segment)
+	if p == nil {
 		return
 	}
-	a := n.on(e.Segment)
-	if a == nil || a.path == nil {
-		return
-	}
-	p := a.path
 	switch {
 	case e.Seen > 0:
 		p.unseen = 0

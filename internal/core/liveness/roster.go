@@ -18,6 +18,11 @@ type Claimant struct {
 	Term uint32
 }
 
+// Claims reports whether a node is among the claimants of an address.
+func Claims(of []Claimant, node string) bool {
+	return slices.ContainsFunc(of, func(c Claimant) bool { return c.Node == node })
+}
+
 // Roster is what all speakers tell of themselves: our own record, from which the others
 // are told, and theirs. It belongs to one goroutine at a time.
 type Roster struct {

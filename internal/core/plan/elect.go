@@ -134,7 +134,7 @@ func (p *Planner) elect(svc *Service, s *slate, last ballot) ballot {
 	}
 	b.owner = p.electOwner(&b, stand, last)
 	if c, ok := s.find(b.owner); ok && c.Down {
-		if !claims(p.claims[b.addr], b.owner) {
+		if !liveness.Claims(p.claims[b.addr], b.owner) {
 			// Whose speaker is down keeps what it has, and gets nothing new.
 			b.second = true
 			b.owner = owner.Elect(b.addr, keep(stand, func(c owner.Candidate) bool { return !c.Down }))
@@ -143,10 +143,6 @@ func (p *Planner) elect(svc *Service, s *slate, last ballot) ballot {
 		b.caretaker = p.caretaker(b.addr, s, b.owner)
 	}
 	return b
-}
-
-func claims(all []liveness.Claimant, node string) bool {
-	return slices.ContainsFunc(all, func(c liveness.Claimant) bool { return c.Node == node })
 }
 
 func (p *Planner) electOwner(b *ballot, stand []owner.Candidate, last ballot) string {

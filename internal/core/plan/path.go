@@ -187,15 +187,17 @@ func (p *Planner) newSlate(advs []*config.L2Adv, at place) *slate {
 	for i := range all {
 		all[i].Down = p.view.Nodes[all[i].Node].SpeakerDown && all[i].Node != p.opts.Node
 	}
-	carries := keep(all, func(c owner.Candidate) bool {
+	var carry, on []owner.Candidate
+	for _, c := range all {
 		fit, known := p.fitLinks(advs, c.Node, at)
-		return !known || len(fit) > 0
-	})
-	all = s.unless(carries, all, asideCarrier)
-	on := keep(all, func(c owner.Candidate) bool {
-		fit, known := p.fitLinks(advs, c.Node, at)
-		return known && onLink(fit, at.segments)
-	})
+		if !known || len(fit) > 0 {
+			carry = append(carry, c)
+		}
+		if onLink(fit, at.segments) {
+			on = append(on, c)
+		}
+	}
+	all = s.unless(carry, all, asideCarrier)
 	if len(on) > 0 {
 		all = on
 	}
