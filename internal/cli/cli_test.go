@@ -55,6 +55,8 @@ func TestArguments(t *testing.T) {
 
 		"no namespace":       {"barelb controller", nil, "barelb: --namespace: say where the configuration objects are (metallb-system, as a rule), or set METALLB_NAMESPACE"},
 		"graceful restart":   {"barelb speaker --node-name=node1 --graceful-restart=yes", ns, `barelb: --graceful-restart: "yes" is neither peer nor on`},
+		"profile":            {"barelb speaker --node-name=node1 --l2-profile=fas", ns, `barelb: --l2-profile: no profile "fas": want default or fast`},
+		"no name":            {"barelb explain service", nil, "barelb: one name is needed, and there are 0: barelb explain service [NAMESPACE/]NAME"},
 		"no node":            {"barelb speaker", ns, "barelb: --node-name: say which node this is, as Kubernetes names it, or set METALLB_NODE_NAME"},
 		"unknown flag":       {"barelb controller --nonsense", ns, "barelb: unknown flag: --nonsense"},
 		"unknown word":       {"barelb controller nonsense", ns, `barelb: unknown command "nonsense" for "barelb controller"`},

@@ -25,7 +25,7 @@ type drainFlags struct {
 func drainCommand(o *options) *cobra.Command {
 	var f drainFlags
 	cmd := &cobra.Command{
-		Use: "drain NODE", Short: "Move every address and route away from a node, and say when it is safe to reboot", Args: cobra.ExactArgs(1),
+		Use: "drain NODE", Short: "Move every address and route away from a node, and say when it is safe to reboot", Args: oneName,
 		ValidArgsFunction: o.complete(nodeNames),
 		Long: `Sets the annotation ` + v1beta1.AnnotationDrain + ` on the Node. Its speaker then hands over what it
 announces. The command waits until no ServiceL2Status and no ServiceBGPStatus names the
@@ -45,7 +45,7 @@ The node stays drained, through reboots, until undrain.`,
 
 func undrainCommand(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use: "undrain NODE", Short: "Let a node announce again", Args: cobra.ExactArgs(1),
+		Use: "undrain NODE", Short: "Let a node announce again", Args: oneName,
 		ValidArgsFunction: o.complete(nodeNames),
 		Example:           `  kubectl barelb undrain node2`,
 		RunE: func(cmd *cobra.Command, args []string) error {

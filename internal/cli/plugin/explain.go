@@ -64,7 +64,7 @@ func (o *options) serviceKey(text string) (lb.Key, error) {
 func explainService(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "service [NAMESPACE/]NAME", Aliases: []string{"svc", "services"}, Short: "Walk from a Service to the network, and name the first broken link",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: o.complete(o.serviceNames),
+		Args: oneName, ValidArgsFunction: o.complete(o.serviceNames),
 		Example: `  kubectl barelb explain service shop/web
   kubectl barelb explain service web -n shop -o yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -130,7 +130,7 @@ func said(reason lb.Reason, message string) string {
 
 func explainAddress(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use: "address ADDRESS", Aliases: []string{"addr", "ip"}, Short: "Say whose an address is, and what becomes of it", Args: cobra.ExactArgs(1),
+		Use: "address ADDRESS", Aliases: []string{"addr", "ip"}, Short: "Say whose an address is, and what becomes of it", Args: oneName,
 		Example: `  kubectl barelb explain address 192.168.1.250
   kubectl barelb explain address 2001:db8::1`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -166,7 +166,7 @@ func explainAddress(o *options) *cobra.Command {
 
 func explainNode(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use: "node NAME", Aliases: []string{"no", "nodes"}, Short: "Say what a node announces, and what keeps it from more", Args: cobra.ExactArgs(1),
+		Use: "node NAME", Aliases: []string{"no", "nodes"}, Short: "Say what a node announces, and what keeps it from more", Args: oneName,
 		ValidArgsFunction: o.complete(nodeNames),
 		Example:           `  kubectl barelb explain node node2`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -205,3 +205,11 @@ func (o *options) serviceNames(d *kube.Dump) []string {
 	}
 	return out
 }
+
+// oneName wants one argument, and says how the command is used without.
+func oneName(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 {
+		return nil
+	}
+	return fmt.Errorf("one name is needed, and there are %d: %s %s", len(args), cmd.Parent().CommandPath(), cmd.Use)
+}
