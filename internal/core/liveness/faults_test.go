@@ -375,3 +375,25 @@ func TestNewcomersAreTold(t *testing.T) {
 		}
 	}
 }
+
+// TestPartlyDeaf: each of nine nodes hears nothing of two others, which hear it, so every
+// second pair exchanges nothing. Nobody is dead, and who dies then is found out.
+func TestPartlyDeaf(t *testing.T) {
+	for seed := range uint64(10) {
+		s := newSim(t, 9, seed, liveness.Options{})
+		s.run(3 * time.Second)
+		s.loss = func(from, to int) float64 { return float64(btoi(from == (to+1)%9 || from == (to+2)%9)) }
+		s.run(time.Minute)
+		if s.wrong != 0 {
+			t.Errorf("seed %d: %d false verdicts", seed, s.wrong)
+		}
+		at := s.now
+		s.cut(4)
+		s.run(10 * time.Second) // some hear of it from the third they ask only
+		all := s.knownAfter(at, 4)
+		t.Logf("seed %d: known after %v to %v", seed, all[0], all[len(all)-1])
+		if len(all) != 8 {
+			t.Errorf("seed %d: %d of 8 know of a death", seed, len(all))
+		}
+	}
+}

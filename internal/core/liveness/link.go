@@ -178,7 +178,7 @@ func (m *Machine) tick() {
 		if p.check != nil {
 			m.runCheck(p)
 		}
-		if s := p.suspicion; s != nil && !s.end.After(m.now) {
+		if s := p.suspicion; s != nil && s.checked {
 			m.weigh(p)
 		}
 	}
@@ -213,6 +213,9 @@ func (m *Machine) schedule() {
 		}
 		if s := p.suspicion; s != nil && s.checked {
 			m.wake(s.end)
+			if s.ripe.After(m.now) {
+				m.wake(s.ripe)
+			}
 		}
 	}
 	for _, r := range m.repeats {

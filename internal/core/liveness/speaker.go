@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	tellDead = time.Second      // how often the first observer of a dead node tells another of it
+	tellDead = time.Second      // how often each observer of a dead node tells another of it
 	askDead  = 20 * time.Second // how often those who do not probe a dead node ask after it
 )
 
@@ -203,14 +203,14 @@ func (m *Machine) cutFrom(n *node) bool {
 	return false
 }
 
-// lookAfterDead mends what lost messages leave: the first observer of a dead node tells one
-// node after the other of it, and those who do not probe it ask one that does, now and then.
+// lookAfterDead mends what lost messages leave: the observers of a dead node tell one node
+// after the other of it (each, for there may be some who do not hear one of them), and those who do not probe it ask one that does, now and then.
 func (m *Machine) lookAfterDead() {
 	for _, a := range m.corpses {
 		if m.now.Before(a.tellAt) {
 			continue
 		}
-		if m.firstObserver(a) {
+		if m.observerOf(a, m.opts.Observers) {
 			a.tellAt = m.now.Add(tellDead)
 			ring := m.rings[a.primary]
 			a.told = (a.told + 1) % max(1, len(ring))

@@ -5,12 +5,17 @@ import "time"
 const (
 	roundTime = 40 * time.Millisecond // a check, and the messages
 	maxRounds = 3
+	// manyWitnesses are asked at once whether they reach a suspect: where some pairs of nodes
+	// do not hear each other, all observers of one may be among those. Who reaches it says so
+	// at once, who does not only after a check, so one of many is heard in time.
+	manyWitnesses = 8
 )
 
 // suspicion is the time from when this node believes that another is dead until enough
 // others agree, or one does not.
 type suspicion struct {
-	checked bool // our own fresh probes stayed unanswered
+	checked bool      // our own fresh probes stayed unanswered
+	ripe    time.Time // when those who reach it have had the time to say so
 	agreed  string
 	round   int
 	end     time.Time // of the round
@@ -29,10 +34,10 @@ func (m *Machine) suspect(p *path) {
 	if p.suspectAt.IsZero() {
 		p.suspectAt = m.now
 	}
-	p.suspicion = &suspicion{asked: map[*node]bool{}}
+	p.suspicion = &suspicion{asked: map[*node]bool{}, ripe: m.now.Add(checkTime)}
 	m.ringMoved = true
 	m.send(p.att.node.name, m.question(p))
-	m.ask(p, m.opts.Observers-1)
+	m.ask(p, manyWitnesses)
 	m.startCheck(p, "")
 }
 
@@ -55,7 +60,7 @@ func (m *Machine) ask(p *path, n int) bool {
 // weigh decides what becomes of a suspicion, if it can.
 func (m *Machine) weigh(p *path) {
 	s := p.suspicion
-	if s == nil || !s.checked {
+	if s == nil || !s.checked || m.now.Before(s.ripe) {
 		return
 	}
 	if s.agreed != "" {

@@ -263,7 +263,10 @@ func (m *Machine) observers(a *attachment, n int, skip func(*node) bool) []*node
 
 // firstObserver reports whether this node is the first of a's observers: the one who tells
 // newcomers of it.
-func (m *Machine) firstObserver(a *attachment) bool {
-	o := m.observers(a, 1, func(*node) bool { return false })
-	return len(o) == 1 && o[0] == m.self
+func (m *Machine) firstObserver(a *attachment) bool { return m.observerOf(a, 1) }
+
+// observerOf reports whether this node is among the first n of a's observers.
+func (m *Machine) observerOf(a *attachment, n int) bool {
+	others := m.observers(a, n, func(*node) bool { return false })
+	return slices.Contains(others, m.self)
 }
