@@ -227,7 +227,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 func statusTask(f speakerFlags, cluster *kube.Cluster, deps *speaker.Deps) func(context.Context) error {
 	if f.statusObjects {
 		w := cluster.AnnouncementWriter()
-		deps.Status = w
+		deps.Status, deps.Owned = w, cluster.Layer2Owned
 		return w.Run
 	}
 	return func(ctx context.Context) error {

@@ -30,6 +30,9 @@ const (
 	// announcementDelay is how long a change waits to be written: what is taken
 	// back meanwhile is never written.
 	announcementDelay = time.Second
+	// takeOverAfter is how long after its start a node leaves what others say of answering
+	// for its Services: if all speakers start at once, the former owner shall find it.
+	takeOverAfter = 5 * time.Second
 	// announcementLimit bounds one object's requests, all together.
 	announcementLimit = 30 * time.Second
 	// lastRevival is the longest pause before an object that others delete again
@@ -87,6 +90,7 @@ type AnnouncementWriter struct {
 	c     *Cluster
 	queue workqueue.TypedRateLimitingInterface[reportID]
 	delay time.Duration
+	began time.Time
 	known chan struct{} // closed when Set was called
 
 	mu       sync.Mutex
@@ -106,7 +110,7 @@ type revival struct {
 // AnnouncementWriter returns a writer of this node's announcement status. Run it.
 func (c *Cluster) AnnouncementWriter() *AnnouncementWriter {
 	return &AnnouncementWriter{
-		c: c, delay: announcementDelay, known: make(chan struct{}),
+		c: c, delay: announcementDelay, began: time.Now(), known: make(chan struct{}),
 		last: map[lb.Key]Announcing{}, want: map[reportID]report{}, said: map[reportID]subject{}, revivals: map[reportID]revival{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[reportID](time.Second, lastRetry)),
 	}
@@ -154,7 +158,11 @@ func (w *AnnouncementWriter) put(id reportID, announced bool, now report) {
 		w.want[id] = now
 	}
 	delete(w.revivals, id)
-	w.queue.AddAfter(id, w.delay)
+	delay := w.delay
+	if now.takeOver && announced {
+		delay = max(delay, time.Until(w.began.Add(takeOverAfter)))
+	}
+	w.queue.AddAfter(id, delay)
 }
 
 // Run writes until ctx ends. The Cluster must run too.

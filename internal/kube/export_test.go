@@ -12,7 +12,7 @@ func (f *Feed) Hurry(refresh, awaited, patience time.Duration) {
 }
 
 // Hurry makes a writer wait less before it writes.
-func (w *AnnouncementWriter) Hurry(delay time.Duration) { w.delay = delay }
+func (w *AnnouncementWriter) Hurry(delay time.Duration) { w.delay, w.began = delay, time.Time{} }
 
 // Hurry makes a writer wait less between rounds.
 func (w *SessionWriter) Hurry(interval time.Duration) { w.interval = interval }

@@ -70,6 +70,22 @@ func (c *Cluster) RemoveAnnouncements(ctx context.Context) error {
 	return nil
 }
 
+// Layer2Owned returns the Services that this node answers for by what its ServiceL2Status
+// objects say, which outlive the speaker that wrote them.
+func (c *Cluster) Layer2Owned(ctx context.Context) ([]lb.Key, error) {
+	var mine v1beta1.ServiceL2StatusList
+	if err := c.background.List(ctx, &mine, fromMemory(c.opts.Namespace, client.MatchingLabels{v1beta1.LabelNode: nodeLabel(c.opts.NodeName)})); err != nil {
+		return nil, fmt.Errorf("list servicel2statuses: %w", err)
+	}
+	var out []lb.Key
+	for i := range mine.Items {
+		if s := &mine.Items[i].Status; s.Node == c.opts.NodeName {
+			out = append(out, lb.Key{Namespace: s.ServiceNamespace, Name: s.ServiceName})
+		}
+	}
+	return out, nil
+}
+
 // fromMemory are options of a list that the API server answers from what it
 // watches itself, without asking etcd for the objects of the whole cluster.
 func fromMemory(namespace string, labels client.MatchingLabels) *client.ListOptions {

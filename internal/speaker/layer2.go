@@ -8,13 +8,21 @@ import (
 	"slices"
 	"time"
 
+	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/handover"
 	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/plan"
 )
 
-// formerTime is how long what the speaker before this one claimed matters.
-const formerTime = time.Minute
+const (
+	// formerTime is how long what was so before this speaker matters.
+	formerTime = time.Minute
+	// ownedTimeout bounds the wait for what the API server knows of that.
+	ownedTimeout = 2 * time.Second
+	// ownedTerm is the term of what this node owned by the API server: above those of the
+	// speakers that, as all were starting, found nobody who claimed it.
+	ownedTerm = 1 << 16
+)
 
 // takeLiveness takes what is new of the other speakers.
 func (s *Speaker) takeLiveness() {
@@ -33,7 +41,13 @@ func (s *Speaker) takeLiveness() {
 	}
 	if !s.joined && len(s.alive) > 0 {
 		s.joined, s.formerUntil = true, time.Now().Add(formerTime)
-		s.former = maps.Clone(s.Members.Former())
+		s.former = map[netip.Addr]uint32{}
+		maps.Copy(s.former, s.Members.Former())
+		for addr := range s.owned {
+			if _, known := s.former[addr]; !known {
+				s.former[addr] = ownedTerm
+			}
+		}
 		for addr := range s.former {
 			touched[addr] = nil
 		}
@@ -45,6 +59,33 @@ func (s *Speaker) takeLiveness() {
 		s.former = nil
 	}
 	s.tellPlanner(maps.Keys(touched))
+}
+
+// readOwned asks the API server which addresses this node owned, where they stay with
+// their owner. If all speakers were restarted, nobody else knows, and another may have taken
+// one in the meantime: then it gives it back. It has to be asked before the first plan, for
+// what that does not account for is deleted.
+func (s *Speaker) readOwned(ctx context.Context) map[netip.Addr]bool {
+	out := map[netip.Addr]bool{}
+	if s.Owned == nil || s.cfg == nil || !slices.ContainsFunc(s.cfg.L2, func(a *config.L2Adv) bool { return a.Failback == config.FailbackNever }) {
+		return out
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownedTimeout)
+	defer cancel()
+	keys, err := s.Owned(ctx)
+	if err != nil {
+		s.Log.Warn("which addresses with failback Never this node owned is not known; they may move", "err", err)
+		return out
+	}
+	for _, key := range keys {
+		if svc := s.services[key]; svc != nil {
+			for _, a := range svc.Addrs {
+				out[a] = true
+			}
+		}
+	}
+	s.Log.Debug("owned before", "services", keys, "addresses", len(out))
+	return out
 }
 
 // tellPlanner tells the planner who claims certain addresses, this node included.
@@ -89,6 +130,7 @@ func (s *Speaker) applyL2(ctx context.Context, desired plan.Desired) error {
 		s.Announced.takeover.Observe(time.Since(s.seenAt).Seconds())
 	}
 	if s.Members != nil && s.joined {
+		s.Members.SetPhase(s.phase) // first: who claims something before it serves is outbid
 		s.claim(out.Claims)
 	}
 	return err
@@ -111,6 +153,7 @@ func (s *Speaker) claim(now map[netip.Addr]uint32) {
 	if s.claimed = now; len(changes) == 0 {
 		return
 	}
+	s.Log.Debug("claims", "changes", changes)
 	s.Members.SetClaims(changes)
 	s.tellPlanner(func(yield func(netip.Addr) bool) {
 		for _, c := range changes {

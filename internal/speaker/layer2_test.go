@@ -1,11 +1,16 @@
 package speaker_test
 
 import (
+	"context"
+	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/lb"
 	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/speaker"
 )
@@ -125,13 +130,57 @@ func TestRestart(t *testing.T) {
 			state: 0 problems
 			# both are there
 			apply layer2: 192.0.2.2 (resumes)
+			apply phase: serving
 			claims 192.0.2.2, term 4
 			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
-			apply phase: serving
 			apply phase: restarting
 			told: node2
 		`)
 	}, drain)
+}
+
+// TestAllRestarted: node2 ranks first, but by the API server node1 owned the address before
+// all speakers were restarted, and it stays.
+func TestAllRestarted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		failback string
+		owned    []lb.Key
+		err      error
+		claim    uint32 // of node2, meanwhile
+		asked    int
+		want     string // what node1 answers for
+	}{
+		"it is known":              {"Never", []lb.Key{key("b"), key("a")}, nil, 0, 1, "192.0.2.1"},
+		"another has it meanwhile": {"Never", []lb.Key{key("a")}, nil, 1, 1, "192.0.2.1"},
+		"others had it meanwhile":  {"Never", []lb.Key{key("a")}, nil, 4, 1, "192.0.2.1"},
+		"it owned another":         {"Never", []lb.Key{key("b")}, nil, 0, 1, ""},
+		"nobody knows":             {"Never", nil, errors.New("no API server"), 0, 1, ""},
+		"it does not mind":         {"Immediate", []lb.Key{key("a")}, nil, 0, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			story(t, true, func(w *world) {
+				w.configure(usual)
+				w.configure(func(o *config.Objects) { o.L2[0].Failback = tt.failback })
+				w.nodes("node1", "node2")
+				w.service("a", "192.0.2.1", "node1", "node2")
+				w.view = &liveness.View{}
+				w.everythingRead()
+				if tt.claim > 0 {
+					w.claims = map[netip.Addr][]liveness.Claimant{netip.MustParseAddr("192.0.2.1"): {{Node: "node2", Term: tt.claim}}}
+				}
+				w.seeing("both are there", map[string]liveness.Node{"node1": well("node1", 11), "node2": well("node2", 12)})
+				if got, _, _ := strings.Cut(w.applied["layer2"], " "); got != tt.want {
+					t.Errorf("node1 answers for %q, want %q", got, tt.want)
+				}
+			}, drain, func(_ *world, d *speaker.Deps) {
+				d.Owned = func(context.Context) ([]lb.Key, error) { asked++; return tt.owned, tt.err }
+			})
+			if asked != tt.asked {
+				t.Errorf("the API server was asked %d times, want %d", asked, tt.asked)
+			}
+		})
+	}
 }
 
 func TestLeave(t *testing.T) {
@@ -156,9 +205,9 @@ func TestLeave(t *testing.T) {
 			state: 0 problems
 			# both are there
 			apply layer2: 192.0.2.2
+			apply phase: serving
 			claims 192.0.2.2, term 1
 			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
-			apply phase: serving
 			apply phase: leaving
 			# node2 takes it
 			apply layer2: 192.0.2.2 (yields)
@@ -194,9 +243,9 @@ func TestForeignClaim(t *testing.T) {
 			state: 0 problems
 			# both are there
 			apply layer2: 192.0.2.2
+			apply phase: serving
 			claims 192.0.2.2, term 1
 			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
-			apply phase: serving
 			# node2 says that it has it
 			# a stranger does
 			reassert 192.0.2.2

@@ -78,6 +78,10 @@ type Deps struct {
 	Status  statusWriter // of what is announced, with its Events; nil: there are Events alone
 	Events  eventer
 	Metrics counters
+	// Owned returns the Services that this node answered for by Layer 2 as the API server was
+	// told last. It is asked once, at the start, if there are addresses that stay with their
+	// present owner. nil: that is not known.
+	Owned func(context.Context) ([]lb.Key, error)
 	// Drain is how long a planned move of an address leaves those who use the former owner
 	// with it.
 	Drain time.Duration
@@ -107,6 +111,7 @@ type Speaker struct {
 	book    *handover.Book
 	claims  map[netip.Addr][]liveness.Claimant // of others
 	former  map[netip.Addr]uint32              // of the speaker before this one, while that matters
+	owned   map[netip.Addr]bool                // by this node as the API server knew at the start; nil before that was asked
 	nodes   []lb.Node
 	wants   handover.Wants        // of the last plan
 	claimed map[netip.Addr]uint32 // what the others were told that we claim
@@ -185,7 +190,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 
 // step takes what changed, plans, and applies the plan.
 func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
-	s.take(d)
+	s.take(ctx, d)
 	desired := s.planner.Plan()
 	err := errors.Join(s.applyL2(ctx, desired), s.BGP.Apply(ctx, desired.BGP))
 	for _, key := range desired.Changed {
@@ -193,13 +198,10 @@ func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 	}
 	s.reportStatus(desired.Changed)
 	s.reportConfig(desired.Problems) // a Service may bring two advertisements into conflict
-	if s.Members != nil && s.joined {
-		s.Members.SetPhase(s.phase)
-	}
 	return err
 }
 
-func (s *Speaker) take(d kube.Delta) {
+func (s *Speaker) take(ctx context.Context, d kube.Delta) {
 	for key, svc := range d.Services {
 		if svc == nil {
 			delete(s.services, key)
@@ -221,6 +223,9 @@ func (s *Speaker) take(d kube.Delta) {
 	if d.Objects != nil {
 		s.cfg = config.Parse(*d.Objects, s.cfg)
 		s.planner.SetConfig(s.cfg)
+	}
+	if s.owned == nil {
+		s.owned = s.readOwned(ctx)
 	}
 	if s.Members != nil {
 		s.takeLiveness()

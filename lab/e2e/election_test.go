@@ -65,6 +65,12 @@ func TestLayer2FailbackNever(t *testing.T) {
 		t.Errorf("%d probes lost when the node returned", m.Lost)
 	}
 
+	// All speakers end at once and start anew: nobody of them knows, but the API server does.
+	l.awaitStatus(t, "ServiceL2Status", never.name, second+" []")
+	must(t, l.renewSpeakers(t.Context()))
+	l.ownerIs(t, first.addr, first.first)
+	l.ownerIs(t, never.addr, second)
+
 	// The present owner goes for good reason: then it may move, and back is forward.
 	l.changeNode(t, second, exclude, include)
 	l.ownerIs(t, never.addr, l.without(second)...)

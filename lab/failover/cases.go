@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,11 @@ func (b *bench) cuts(ctx context.Context, what string, nodes ...string) error {
 		}
 		for _, n := range nodes {
 			err = errors.Join(err, b.c.Cut(n))
+		}
+		// The outage has begun, and ended where the one who asks is: what was answered
+		// before it does not count.
+		if err == nil {
+			_, err = b.owner(ctx, b.web.list[0], strings.Join(slices.DeleteFunc(b.c.Nodes(), func(n string) bool { return slices.Contains(nodes, n) }), ","))
 		}
 		err = errors.Join(err, p.steady(ctx), p.mark(back.next()))
 		for _, n := range nodes {

@@ -187,10 +187,12 @@ func (t *tenure) linger(until time.Time, with string) {
 	t.tell, t.until, t.from = lb.TellNever, until, with
 }
 
-// rival returns another node that works and claims an address, and its term.
+// rival returns another node that works and claims an address, and its term. One that is
+// starting as far as is known does not count: the plan does not know it yet, but will at
+// once, for who claims something serves.
 func (b *Book) rival(in Input, addr netip.Addr) (node string, term uint32) {
 	for _, c := range in.Claims(addr) {
-		if c.Node != b.opts.Node && forwards(in.View, c.Node, addr) && (node == "" || c.Term > term) {
+		if c.Node != b.opts.Node && forwards(in.View, c.Node, addr) && in.View.Nodes[c.Node].Facts.Phase != liveness.Starting && (node == "" || c.Term > term) {
 			node, term = c.Node, c.Term
 		}
 	}
