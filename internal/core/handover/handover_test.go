@@ -330,6 +330,21 @@ func TestTwoClaims(t *testing.T) {
 	s.is(t, "alone", lb.Own, lb.TellAtOnce, 5)
 }
 
+// TestClaimOfOneThatStarts: the news that it serves is late; then the plan is for it.
+func TestClaimOfOneThatStarts(t *testing.T) {
+	s := newScene()
+	s.view.Nodes["b"].Facts.Phase = liveness.Starting
+	s.mine()
+	s.step(0)
+	s.claims = []liveness.Claimant{{Node: "b", Term: 2}}
+	s.step(ms)
+	s.is(t, "waits for news", lb.Own, lb.TellAtOnce, 1)
+	s.view = living("a", "b", "c")
+	s.others("b")
+	s.step(ms)
+	s.is(t, "the plan is for it", lb.Yield, lb.TellAtOnce, 0)
+}
+
 // TestAddressIsNeverWithoutAnswer moves an address among three nodes whose claims take a
 // while to be heard: whoever asks everybody is answered at every moment, and in the end
 // by exactly one.
