@@ -113,7 +113,9 @@ func (p *Planner) reelect() {
 			continue
 		}
 		b := p.elect(p.services[key], s, st.ballot)
-		if b.owner != st.ballot.owner || b.caretaker != st.ballot.caretaker || !slices.Equal(s.aside, st.ballot.slate.aside) {
+		_, stood := st.ballot.slate.find(p.opts.Node)
+		_, stands := s.find(p.opts.Node)
+		if stood != stands || b.owner != st.ballot.owner || b.caretaker != st.ballot.caretaker || !slices.Equal(s.aside, st.ballot.slate.aside) {
 			p.dirty[key] = true
 		}
 		st.ballot = b
