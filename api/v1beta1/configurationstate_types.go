@@ -23,6 +23,9 @@ const (
 	ConditionPoolReconcilerValid = "poolReconcilerValid"
 	// ConditionConfigReconcilerValid is a speaker's.
 	ConditionConfigReconcilerValid = "configReconcilerValid"
+	// ConditionKubeProxyHealthy says whether the kube-proxy of a speaker's node is
+	// healthy. It is not there where none is watched.
+	ConditionKubeProxyHealthy = "KubeProxyHealthy"
 )
 
 // The reasons of the conditions of a ConfigurationState.

@@ -25,7 +25,7 @@ const root = "../.."
 // TestImports holds the direction of imports: cmd → shells → adapters → core. The
 // second list names what nothing that the packages need may be, however far away.
 func TestImports(t *testing.T) {
-	adapters := []string{"bfd", "bgp", "kube", "layer2", "link", "liveness", "probe"}
+	adapters := []string{"bfd", "bgp", "kube", "kubeproxy", "layer2", "link", "liveness", "probe"}
 	shared := []string{"packet"} // what several adapters stand on
 	shells := []string{"cli", "controller", "speaker"}
 	ours := func(names ...string) []string {

@@ -20,6 +20,7 @@ import (
 	core "github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/plan"
 	"github.com/barelb/barelb/internal/kube"
+	"github.com/barelb/barelb/internal/kubeproxy"
 	"github.com/barelb/barelb/internal/layer2"
 	"github.com/barelb/barelb/internal/link"
 	"github.com/barelb/barelb/internal/liveness"
@@ -34,6 +35,7 @@ type speakerFlags struct {
 	mlBindPort                                   int
 	wan, ignoreExclude, probeAddresses           bool
 	host, excludeFile, mlTuning, graceful        string
+	proxyURL                                     string
 
 	profile, probe                    string
 	interval, caretakerTimeout, drain time.Duration
@@ -63,8 +65,10 @@ func (f *speakerFlags) check() error {
 	if f.graceful != gracefulPeer && f.graceful != gracefulOn {
 		return fmt.Errorf("--graceful-restart: %q is neither %s nor %s", f.graceful, gracefulPeer, gracefulOn)
 	}
-	_, err = probeMethod(f.probe)
-	return err
+	if _, err = probeMethod(f.probe); err != nil {
+		return err
+	}
+	return checkProxyURL(f.proxyURL)
 }
 
 // Bounds of the flags: a shorter interval is below what a busy machine's clock can do.
@@ -136,6 +140,7 @@ announcing.`,
 	fl.StringVar(&f.mlTuning, "ml-config", "/etc/metallb/memberlist/config.json", "file of memberlist's parameters; it may be missing")
 	fl.StringVar(&f.host, "host", env("METALLB_HOST", ""), "address of this node, the first choice for a router ID (METALLB_HOST)")
 	fl.StringVar(&f.graceful, "graceful-restart", gracefulPeer, "which routers are to keep the routes while a speaker restarts: \"peer\", those whose BGPPeer says enableGracefulRestart; or \"on\", all of them")
+	fl.StringVar(&f.proxyURL, "kube-proxy-health-url", proxyAuto, "where this node's kube-proxy says whether it is healthy: while it is not, and other nodes are, this node announces nothing by BGP. An HTTP URL; \"auto\", "+kubeproxy.DefaultURL+" once a kube-proxy was seen there; or \"off\"")
 	ignored(fl, []string{"frrk8s-secret-passthrough"}, []string{"frrk8s-namespace", "bgp-debounce-timeout"})
 	return cmd
 }
@@ -186,6 +191,13 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	if members != nil {
 		deps.Members = members
 	}
+	proxy, err := newProxy(f.proxyURL, members != nil, reg, log)
+	if err != nil {
+		return err
+	}
+	if proxy != nil {
+		deps.Proxy = proxy
+	}
 	status := statusTask(f, cluster, &deps)
 	conflicts := cluster.ConflictWriter()
 	prober := newProber(f, links, exclude, reg, log)
@@ -216,6 +228,9 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 		tasks.Go(ctx, "probes", prober.Run)
 	}
 	tasks.Go(ctx, "wire", deps.Wire.Run)
+	if proxy != nil {
+		tasks.Go(ctx, "kube-proxy", proxy.Run)
+	}
 	tasks.Go(ctx, "feed", feed.Run)
 	tasks.Go(ctx, "plan", s.Run)
 	tasks.Go(ctx, "departure", func(ctx context.Context) error { return depart(ctx, cluster, s, routers.bgp) })

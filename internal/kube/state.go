@@ -21,6 +21,7 @@ import (
 	"github.com/barelb/barelb/api/v1beta1"
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/ipam"
+	"github.com/barelb/barelb/internal/core/lb"
 )
 
 const (
@@ -34,6 +35,10 @@ const (
 // State is what a component says of the configuration.
 type State struct {
 	Problems []config.Problem
+	// ProxyWatched reports whether the node's kube-proxy is watched (speaker only), and
+	// ProxyDown why it is not healthy; "" if it is.
+	ProxyWatched bool
+	ProxyDown    string
 	// Pools are the pools in force with their counters (controller only).
 	Pools map[string]PoolState
 }
@@ -125,7 +130,7 @@ func (w *StateWriter) publish(ctx context.Context, s State) error {
 			w.again(s)
 		}
 	}
-	if err := w.writeConfigurationState(ctx, s.Problems); err != nil {
+	if err := w.writeConfigurationState(ctx, s); err != nil {
 		errs = append(errs, fmt.Errorf("ConfigurationState: %w", err))
 	}
 	return errors.Join(errs...)
@@ -244,7 +249,8 @@ func shorten(text string) string {
 }
 
 // writeConfigurationState writes the component's ConfigurationState.
-func (w *StateWriter) writeConfigurationState(ctx context.Context, problems []config.Problem) error {
+func (w *StateWriter) writeConfigurationState(ctx context.Context, s State) error {
+	problems := s.Problems
 	o := configurationState(w.c.opts)
 	key := client.ObjectKeyFromObject(o)
 	var have v1beta1.ConfigurationState
@@ -280,10 +286,24 @@ func (w *StateWriter) writeConfigurationState(ctx context.Context, problems []co
 		condition.Message = shorten(have.Status.ErrorSummary)
 	}
 	meta.SetStatusCondition(&have.Status.Conditions, condition)
+	proxyCondition(&have, s)
 	if reflect.DeepEqual(before.Status, have.Status) {
 		return nil
 	}
 	return w.c.client.Status().Update(ctx, &have)
+}
+
+// proxyCondition says how the node's kube-proxy is, if it is watched.
+func proxyCondition(o *v1beta1.ConfigurationState, s State) {
+	c := metav1.Condition{Type: v1beta1.ConditionKubeProxyHealthy, Status: metav1.ConditionTrue, Reason: "Healthy"}
+	switch {
+	case !s.ProxyWatched:
+		meta.RemoveStatusCondition(&o.Status.Conditions, c.Type)
+		return
+	case s.ProxyDown != "":
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, string(lb.ProxyUnhealthy), shorten(s.ProxyDown)
+	}
+	meta.SetStatusCondition(&o.Status.Conditions, c)
 }
 
 // configurationState returns our own, without status.

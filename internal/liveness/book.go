@@ -55,6 +55,15 @@ func (b *book) set(links []core.Link, p core.Phase) {
 	}
 }
 
+func (b *book) setProxyDown(down bool) { //nolint:revive // a fact, and no flag
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.roster.SetProxyDown(down) {
+		signal(b.told)
+		signal(b.facts)
+	}
+}
+
 func (b *book) setClaims(changes []core.Change) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

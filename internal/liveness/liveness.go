@@ -160,6 +160,9 @@ func (r *Runner) runs(within time.Duration) bool {
 // which knows no other way to learn of it.
 func (r *Runner) SetPhase(p core.Phase) { r.book.setPhase(p) }
 
+// SetProxyDown says whether this node's kube-proxy is not healthy.
+func (r *Runner) SetProxyDown(down bool) { r.book.setProxyDown(down) }
+
 // SetClaims says which of the addresses that this speaker answers for changed.
 func (r *Runner) SetClaims(changes []core.Change) { r.book.setClaims(changes) }
 

@@ -46,16 +46,18 @@ func (s *Speaker) reportConfig(here []config.Problem) {
 		return
 	}
 	problems := slices.Concat(s.cfg.Problems, here)
-	if s.reported && slices.Equal(problems, s.problems) {
+	proxy := s.proxy
+	proxy.Doubted = false // no news for users
+	if s.reported && slices.Equal(problems, s.problems) && s.proxyShown == proxy {
 		return
 	}
 	known := s.problems
-	s.problems, s.reported = problems, true
+	s.problems, s.reported, s.proxyShown = problems, true, proxy
 	s.Metrics.Config(len(problems) > 0)
 	for _, p := range config.NewProblems(problems, known) {
 		s.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}
-	s.State.Set(kube.State{Problems: problems})
+	s.State.Set(kube.State{Problems: problems, ProxyWatched: s.proxy.Watched, ProxyDown: s.proxy.Why})
 }
 
 // show tells metrics, Events and the log what became of one Service.

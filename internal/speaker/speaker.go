@@ -20,6 +20,7 @@ import (
 	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/plan"
 	"github.com/barelb/barelb/internal/kube"
+	"github.com/barelb/barelb/internal/kubeproxy"
 )
 
 // What the speaker needs of the parts around it.
@@ -42,8 +43,17 @@ type (
 		// SetClaims says which claims of this node changed.
 		SetClaims(changes []liveness.Change)
 		SetPhase(p liveness.Phase)
+		// SetProxyDown says whether this node's kube-proxy is not healthy.
+		SetProxyDown(down bool)
 		// Tell delivers a message to the speaker of a node, and returns when it has taken it.
 		Tell(ctx context.Context, node string, msg []byte) error
+	}
+	// proxy is this node's kube-proxy.
+	proxy interface {
+		State() kubeproxy.State
+		Changed() <-chan struct{}
+		// Asked is closed when State says more than that nothing is known.
+		Asked() <-chan struct{}
 	}
 	announcer[T any] interface {
 		Apply(ctx context.Context, want T) error
@@ -72,6 +82,7 @@ type Deps struct {
 	Options plan.Options
 	Feed    feed
 	Members members // nil: nobody watches who is alive
+	Proxy   proxy   // nil: nobody watches kube-proxy
 	L2      announcer[lb.L2]
 	BGP     announcer[lb.BGP]
 	State   stateWriter
@@ -101,12 +112,13 @@ type Speaker struct {
 	planner *plan.Planner
 	cfg     *config.Config
 
-	services map[lb.Key]*lb.Service
-	shown    map[lb.Key]shown // what metrics and Events said last
-	problems []config.Problem // what was said last of the configuration
-	reported bool             // anything was
-	joined   bool             // it is known who lives
-	told     bool             // Status was told anything
+	services   map[lb.Key]*lb.Service
+	shown      map[lb.Key]shown // what metrics and Events said last
+	problems   []config.Problem // what was said last of the configuration
+	reported   bool             // anything was
+	proxyShown kubeproxy.State  // what was said last of kube-proxy
+	joined     bool             // it is known who lives
+	told       bool             // Status was told anything
 
 	book    *handover.Book
 	claims  map[netip.Addr][]liveness.Claimant // of others
@@ -116,6 +128,7 @@ type Speaker struct {
 	wants   handover.Wants        // of the last plan
 	claimed map[netip.Addr]uint32 // what the others were told that we claim
 	view    *liveness.View        // at the last step
+	proxy   kubeproxy.State       // of this node, at the last step
 	alive   map[string]bool       // whose speakers live, by view
 	phase   liveness.Phase        // to tell the others, once the plan is in force
 
@@ -158,9 +171,17 @@ func (s *Speaker) Run(ctx context.Context) error {
 		return nil
 	case <-s.Feed.Ready():
 	}
-	var alive <-chan struct{}
+	var alive, proxy <-chan struct{}
 	if s.Members != nil {
 		alive = s.Members.Changed()
+	}
+	if s.Proxy != nil {
+		proxy = s.Proxy.Changed()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.Proxy.Asked():
+		}
 	}
 	for first := true; ; first = false {
 		err := s.step(ctx, s.Feed.Drain())
@@ -179,6 +200,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 			return nil
 		case <-s.Feed.Changed():
 		case <-alive:
+		case <-proxy:
 		case <-s.due():
 		case do := <-s.requests:
 			do()
@@ -199,6 +221,29 @@ func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 	s.reportStatus(desired.Changed)
 	s.reportConfig(desired.Problems) // a Service may bring two advertisements into conflict
 	return err
+}
+
+// takeProxy takes what is known of the nodes' kube-proxies. What is known of our own is
+// told to the others before we act on it: if all fail at once, none shall think that
+// others still serve.
+func (s *Speaker) takeProxy() {
+	down := map[string]bool{}
+	if s.view != nil {
+		down = s.view.ProxiesDown()
+	}
+	if s.Proxy == nil {
+		s.planner.SetProxiesDown(down)
+		return
+	}
+	s.proxy = s.Proxy.State()
+	if s.Members != nil {
+		s.Members.SetProxyDown(s.proxy.Doubted)
+	}
+	delete(down, s.Options.Node)
+	if !s.proxy.Healthy {
+		down[s.Options.Node] = true
+	}
+	s.planner.SetProxiesDown(down)
 }
 
 func (s *Speaker) take(ctx context.Context, d kube.Delta) {
@@ -230,6 +275,7 @@ func (s *Speaker) take(ctx context.Context, d kube.Delta) {
 	if s.Members != nil {
 		s.takeLiveness()
 	}
+	s.takeProxy()
 	if s.Wire != nil {
 		s.Wire.tell(d, s.cfg, s.alive)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/barelb/barelb/internal/core/liveness"
 	"github.com/barelb/barelb/internal/core/plan"
 	"github.com/barelb/barelb/internal/kube"
+	"github.com/barelb/barelb/internal/kubeproxy"
 	"github.com/barelb/barelb/internal/speaker"
 )
 
@@ -275,6 +276,23 @@ func (m members) SetPhase(p liveness.Phase) {
 	}
 }
 
+// SetProxyDown prints whether kube-proxy is down when that changes.
+func (m members) SetProxyDown(down bool) {
+	m.w.apply("kube-proxy", map[bool]string{true: "not healthy", false: "healthy"}[down])
+}
+
+// proxy is the node's kube-proxy.
+type proxy struct {
+	changed, asked chan struct{}
+	state          kubeproxy.State
+}
+
+func (p *proxy) State() kubeproxy.State { return p.state }
+
+func (p *proxy) Changed() <-chan struct{} { return p.changed }
+
+func (p *proxy) Asked() <-chan struct{} { return p.asked }
+
 var phases = map[liveness.Phase]string{liveness.Serving: "serving", liveness.Restarting: "restarting", liveness.Leaving: "leaving"}
 
 // Tell prints who is told.
@@ -337,6 +355,9 @@ type stateWriter struct{ w *world }
 // Set prints the problems.
 func (s stateWriter) Set(now kube.State) {
 	s.w.say("state: %d problems", len(now.Problems))
+	if now.ProxyWatched {
+		s.w.say("  kube-proxy: %s", cmp.Or(now.ProxyDown, "healthy"))
+	}
 	for _, p := range now.Problems {
 		s.w.say("  %s", p)
 	}

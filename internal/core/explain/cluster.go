@@ -174,6 +174,7 @@ type Speaker struct {
 	Announced map[string][]netip.Addr
 	Links     []Link // nil if it does not tell
 	Stale     bool   // some of the configuration is set aside
+	ProxyDown bool   // the kube-proxy of its node is not healthy
 }
 
 // Session is the state of a BGP session.

@@ -244,6 +244,7 @@ barelb_link_up{link="eth0",prefix="192.168.1.101/24"} 1
 barelb_link_up{link="eth0",prefix="2001:db8::1/64"} 1
 barelb_link_up{link="eth1",prefix=""} 0
 metallb_k8s_client_config_stale_bool 1
+barelb_speaker_kube_proxy_healthy 0
 rubbish
 x{y="z 1
 `)
@@ -256,7 +257,7 @@ x{y="z 1
 		Links: []explain.Link{
 			{Name: "eth0", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.1.101/24"), netip.MustParsePrefix("2001:db8::1/64")}}, {Name: "eth1"},
 		},
-		Stale: true,
+		Stale: true, ProxyDown: true,
 	}
 	if diff := cmp.Diff(want, s, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {

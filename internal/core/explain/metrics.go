@@ -38,6 +38,8 @@ func ParseMetrics(text string) *Speaker {
 			}
 		case "metallb_k8s_client_config_stale_bool":
 			s.Stale = value == 1
+		case "barelb_speaker_kube_proxy_healthy":
+			s.ProxyDown = value == 0
 		case "barelb_link_up":
 			s.takeLink(labels, value)
 		}

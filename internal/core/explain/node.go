@@ -119,6 +119,10 @@ func (w *World) stands(n *Node) []Finding {
 	if !n.NotReadySince.IsZero() {
 		out = append(out, warning("node", lb.NodeUnfit, "it is not Ready since %s", roundAge(w.c.Now.Sub(n.NotReadySince))).remedy("kubectl describe node %s", n.Name))
 	}
+	if s := w.c.Speakers[n.Name]; s != nil && s.ProxyDown {
+		out = append(out, warning("node", lb.ProxyUnhealthy, "its kube-proxy is not healthy: it announces nothing by BGP that other nodes can").
+			remedy("kubectl -n kube-system get pods -l k8s-app=kube-proxy -o wide; read its log"))
+	}
 	if n.Unschedulable {
 		out = append(out, Finding{Level: Info, Check: "node", What: "it is cordoned, which changes nothing for announcements"})
 	}

@@ -126,7 +126,7 @@ func (w *World) likeness(n *lb.Node) string {
 		v, has := n.Labels[k]
 		fmt.Fprintf(&b, "%q=%q,%t ", k, v, has)
 	}
-	fmt.Fprint(&b, n.NetworkUnavailable, n.Excluded, n.Unschedulable, n.NotReadySince, n.Leaving, w.runs(n.Name))
+	fmt.Fprint(&b, n.NetworkUnavailable, n.Excluded, n.Unschedulable, n.NotReadySince, n.Leaving, w.runs(n.Name), w.proxiesDown()[n.Name])
 	return b.String()
 }
 

@@ -169,10 +169,22 @@ func (w *World) planner(node string, cfg *config.Config, view *liveness.View, se
 	p.SetConfig(cfg)
 	p.SetNodes(w.nodes)
 	p.SetLiveness(view)
+	p.SetProxiesDown(w.proxiesDown())
 	for _, svc := range services {
 		p.SetService(svc.Key, svc)
 	}
 	return p
+}
+
+// proxiesDown returns the nodes whose kube-proxy is not healthy, as far as speakers say.
+func (w *World) proxiesDown() map[string]bool {
+	down := map[string]bool{}
+	for node, s := range w.c.Speakers {
+		if s.ProxyDown {
+			down[node] = true
+		}
+	}
+	return down
 }
 
 // verdicts returns what each node makes of one Service, if the speakers in view run.

@@ -37,6 +37,7 @@ const (
 	NodeExcluded                Reason = "NodeExcluded"         // exclude-from-external-load-balancers
 	NodeLeaving                 Reason = "NodeLeaving"          // it is drained, or shuts down
 	NodeUnfit                   Reason = "NodeUnfit"            // others have a link, a prefix or a condition that it lacks
+	ProxyUnhealthy              Reason = "ProxyUnhealthy"       // its kube-proxy does not keep up the rules, and others can serve
 	Caretaker                   Reason = "Caretaker"            // it answers for the owner, whose speaker is down
 	NoPeer                      Reason = "NoPeer"               // no BGPPeer takes it on this node
 	AddressClaimedOnWire        Reason = "AddressClaimedOnWire" // a host outside the cluster says that it has it

@@ -52,6 +52,9 @@ const (
 
 const flagWithdrawn = 1
 
+// flags of facts, at the end of a record or delta: the first speakers did not send them
+const flagProxyDown = 1
+
 // Append appends the encoded record to b. Whoever reads it skips what a later version
 // has appended at its end.
 func (r Record) Append(b []byte) []byte {
@@ -62,7 +65,7 @@ func (r Record) Append(b []byte) []byte {
 	for addr, term := range r.Claims {
 		b = binary.AppendUvarint(appendAddr(b, addr), uint64(term))
 	}
-	return b
+	return append(b, r.Facts.flags())
 }
 
 // ParseRecord reads what [Record.Append] made. It keeps no part of b.
@@ -77,6 +80,7 @@ func ParseRecord(b []byte) (Record, error) {
 		addr := r.addr()
 		out.Claims[addr] = uint32(r.uvarint())
 	}
+	r.flags(out.Facts)
 	if r.failed {
 		return Record{}, fmt.Errorf("%w of %d bytes", ErrRecord, len(b))
 	}
@@ -96,6 +100,9 @@ func (d Delta) Append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(d.Changes)))
 	for _, c := range d.Changes {
 		b = c.append(b)
+	}
+	if d.Facts != nil {
+		b = append(b, d.Facts.flags())
 	}
 	return b
 }
@@ -120,6 +127,9 @@ func ParseDelta(b []byte) (Delta, error) {
 		c := Change{Claim: Claim{Addr: r.addr()}, Withdrawn: r.byte()&flagWithdrawn != 0}
 		c.Term = uint32(r.uvarint())
 		d.Changes = append(d.Changes, c)
+	}
+	if d.Facts != nil {
+		r.flags(d.Facts)
 	}
 	if r.failed || d.Node == "" {
 		return Delta{}, fmt.Errorf("%w: delta of %d bytes", ErrRecord, len(b))
@@ -175,6 +185,13 @@ func (f *Facts) append(b []byte) []byte {
 		}
 	}
 	return b
+}
+
+func (f *Facts) flags() byte {
+	if f.ProxyDown {
+		return flagProxyDown
+	}
+	return 0
 }
 
 func appendString(b []byte, s string) []byte {
@@ -262,4 +279,11 @@ func (r *reader) facts() *Facts {
 		f.Links = append(f.Links, l)
 	}
 	return f
+}
+
+// flags reads the flags of f, if they are there.
+func (r *reader) flags(f *Facts) {
+	if !r.failed && len(r.b) > 0 {
+		f.ProxyDown = r.byte()&flagProxyDown != 0
+	}
 }

@@ -72,6 +72,18 @@ func (r *Roster) Own() *Facts { return r.own.Facts }
 func (r *Roster) SetFacts(links []Link, phase Phase) bool {
 	f := *r.own.Facts
 	f.Links, f.Phase = links, phase
+	return r.setFacts(f)
+}
+
+// SetProxyDown says whether our node's kube-proxy is not healthy. It reports whether that
+// is news.
+func (r *Roster) SetProxyDown(down bool) bool {
+	f := *r.own.Facts
+	f.ProxyDown = down
+	return r.setFacts(f)
+}
+
+func (r *Roster) setFacts(f Facts) bool {
 	if f.Equal(r.own.Facts) {
 		return false
 	}

@@ -48,7 +48,7 @@ func exchange(t *testing.T, a, b *liveness.Roster, now time.Time) {
 
 func TestRecordRoundTrip(t *testing.T) {
 	want := liveness.Record{
-		Facts: &liveness.Facts{Node: "node1", Version: 1, Incarnation: 1 << 60, Phase: liveness.Serving, Links: rosterLinks(1)}, Seq: 300,
+		Facts: &liveness.Facts{Node: "node1", Version: 1, Incarnation: 1 << 60, Phase: liveness.Serving, Links: rosterLinks(1), ProxyDown: true}, Seq: 300,
 		Claims: map[netip.Addr]uint32{rosterVIP: 7, netip.MustParseAddr("2001:db8::250"): 1 << 31}, Absent: 90 * time.Second,
 	}
 	b := want.Append(nil)
@@ -59,9 +59,40 @@ func TestRecordRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(want, got, sameAddr, samePrefix); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	for i := range b {
+	first := len(b) - 1 // bytes of it that the first speakers sent
+	for i := range first {
 		if _, err := liveness.ParseRecord(b[:i]); err == nil {
 			t.Errorf("the first %d of %d bytes are a record", i, len(b))
+		}
+	}
+	want.Facts.ProxyDown = false
+	if got, err = liveness.ParseRecord(b[:first]); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, sameAddr, samePrefix); diff != "" {
+		t.Errorf("of a first speaker (-want +got):\n%s", diff)
+	}
+}
+
+// TestProxyDownIsTold to those who hear of changes, and to those who come later.
+func TestProxyDownIsTold(t *testing.T) {
+	a, b, c := liveness.NewRoster("a", 1), liveness.NewRoster("b", 2), liveness.NewRoster("c", 3)
+	a.SetFacts(rosterLinks(1), liveness.Serving)
+	exchange(t, a, b, rosterStart)
+	b.DrainFacts()
+	if !a.SetProxyDown(true) || a.SetProxyDown(true) {
+		t.Error("SetProxyDown does not know what is news")
+	}
+	a.SetFacts(rosterLinks(1), liveness.Serving)
+	for _, msg := range a.Tell(1200) {
+		if _, _, err := b.Apply(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exchange(t, b, c, rosterStart)
+	for name, r := range map[string]*liveness.Roster{"b": b, "c": c} {
+		if f := r.DrainFacts()["a"]; f == nil || !f.ProxyDown || f.Phase != liveness.Serving {
+			t.Errorf("%s knows of a: %+v", name, f)
 		}
 	}
 }

@@ -48,6 +48,8 @@ type Facts struct {
 	Incarnation uint64 // when the process started, in Unix nanoseconds; the higher is the later
 	Phase       Phase
 	Links       []Link // sorted by name
+	// ProxyDown reports that the node's kube-proxy is not healthy.
+	ProxyDown bool
 }
 
 // Equal reports whether f and o, of which either may be nil, say the same.
@@ -55,7 +57,7 @@ func (f *Facts) Equal(o *Facts) bool {
 	if f == nil || o == nil {
 		return f == o
 	}
-	return f.Node == o.Node && f.Version == o.Version && f.Incarnation == o.Incarnation && f.Phase == o.Phase &&
+	return f.Node == o.Node && f.Version == o.Version && f.Incarnation == o.Incarnation && f.Phase == o.Phase && f.ProxyDown == o.ProxyDown &&
 		slices.EqualFunc(f.Links, o.Links, Link.Equal)
 }
 
@@ -131,6 +133,18 @@ func (n Node) DeadAt(at func(Segment) bool) bool {
 		return false
 	}
 	return lost(n.Facts, n.Dead, at)
+}
+
+// ProxiesDown returns the nodes whose kube-proxy is not healthy, by what their speakers
+// told last.
+func (v *View) ProxiesDown() map[string]bool {
+	down := map[string]bool{}
+	for name, n := range v.Nodes {
+		if n.Facts != nil && n.Facts.ProxyDown {
+			down[name] = true
+		}
+	}
+	return down
 }
 
 // CutOffAt reports whether the node of this View's owner may be cut off where addr is.

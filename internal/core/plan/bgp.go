@@ -82,6 +82,9 @@ func (p *Planner) decideBGP(d *decision) {
 		d.BGP = Outcome{lb.NodeLeaving, "this node is leaving: " + leaving + "; routers are told to prefer others, and then to forget it"}
 	default:
 		d.BGP = Outcome{lb.Announced, "told to " + strings.Join(d.Peers, ", ")}
+		if p.proxies[p.opts.Node] {
+			d.BGP.Message += ", although kube-proxy on this node is not healthy: too few others could serve it"
+		}
 	}
 }
 
@@ -127,8 +130,48 @@ func (p *Planner) whyNoRoute(d *decision, advs int) Outcome {
 		return Outcome{lb.NoEndpoint, "no endpoint is ready"}
 	case d.svc.TrafficLocal && !d.backends.nodes[p.opts.Node]:
 		return Outcome{lb.NoLocalEndpoint, "externalTrafficPolicy is Local and no endpoint on this node is ready"}
+	case p.proxies[p.opts.Node] && p.othersServe(d):
+		return Outcome{lb.ProxyUnhealthy, "kube-proxy on this node is not healthy, and other nodes announce it"}
 	}
 	return Outcome{}
+}
+
+// othersServe reports whether a node other than this one can be counted on to announce
+// the Service by BGP, and has a kube-proxy that is healthy; and whether at least half of
+// the nodes have.
+func (p *Planner) othersServe(d *decision) bool {
+	down := 0
+	for name := range p.nodes {
+		if p.proxies[name] {
+			down++
+		}
+	}
+	if 2*down > len(p.nodes) {
+		return false
+	}
+	for name, n := range p.nodes {
+		if name != p.opts.Node && !p.proxies[name] && p.standsOff(n) == "" && p.member(name) &&
+			(d.backends.nodes == nil || d.backends.nodes[name]) && p.announces(n, d) {
+			return true
+		}
+	}
+	return false
+}
+
+// announces reports whether n has a BGPAdvertisement for the Service and a BGPPeer that
+// takes its routes.
+func (p *Planner) announces(n *lb.Node, d *decision) bool {
+	for i, a := range p.cfg.BGP {
+		if !a.Pools[d.pool] || !lb.MatchesAny(a.NodeSelectors, n.Labels) || !lb.MatchesAny(a.ServiceSelectors, d.svc.Labels) {
+			continue
+		}
+		if slices.ContainsFunc(p.cfg.Peers, func(peer *config.Peer) bool {
+			return lb.MatchesAny(peer.NodeSelectors, n.Labels) && p.tells(peer, i)
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // tells reports whether an advertisement does not leave peer out.

@@ -78,6 +78,7 @@ type Planner struct {
 	claims   map[netip.Addr][]liveness.Claimant
 	leaving  string          // why this node is
 	unready  map[string]bool // nodes that are not Ready, for long
+	proxies  map[string]bool // nodes whose kube-proxy is not healthy
 	services map[lb.Key]*Service
 	holders  map[netip.Addr]map[lb.Key]bool // Services by their addresses
 
@@ -139,6 +140,7 @@ func (p *Planner) SetNodes(nodes []lb.Node) {
 	}
 	if !maps.EqualFunc(old, p.nodes, equalNodes) {
 		p.nodesDirty = true
+		p.allDirty = p.allDirty || p.proxies[p.opts.Node]
 	}
 }
 
@@ -160,6 +162,7 @@ func (p *Planner) SetLiveness(v *liveness.View) {
 	if p.view == nil || v == nil || !p.view.Nodes[p.opts.Node].Equal(v.Nodes[p.opts.Node]) {
 		p.allDirty = true
 	}
+	p.allDirty = p.allDirty || p.proxies[p.opts.Node] // whether others can serve matters then
 	p.view = v
 	p.nodesDirty = true
 }
@@ -170,6 +173,16 @@ func (p *Planner) SetUnready(nodes map[string]bool) {
 		p.allDirty = p.allDirty || p.unready[p.opts.Node] != nodes[p.opts.Node]
 		p.unready = nodes
 		p.nodesDirty = true
+	}
+}
+
+// SetProxiesDown replaces the nodes whose kube-proxy is not healthy. The set is kept. A
+// node announces nothing by BGP while it is among them, unless nobody else could, or more
+// than half of the nodes are: then it is the check that fails, or the rules that are left
+// in the kernels are the best there is.
+func (p *Planner) SetProxiesDown(nodes map[string]bool) {
+	if !maps.Equal(p.proxies, nodes) {
+		p.proxies, p.allDirty = nodes, true
 	}
 }
 

@@ -35,6 +35,7 @@ type world struct {
 	view     *liveness.View // instead of alive
 	claims   map[netip.Addr][]liveness.Claimant
 	unready  map[string]bool
+	proxies  map[string]bool // nodes whose kube-proxy is not healthy
 	services []*plan.Service
 	ignore   bool // IgnoreExcluded
 }
@@ -132,6 +133,7 @@ func (w *world) planner(node string) *plan.Planner {
 	p.SetNodes(w.nodes)
 	p.SetLiveness(w.seen())
 	p.SetUnready(w.unready)
+	p.SetProxiesDown(w.proxies)
 	p.SetClaims(w.claims)
 	for _, s := range w.services {
 		p.SetService(s.Key, s)

@@ -24,6 +24,7 @@ type walk struct {
 	nodes    []lb.Node
 	view     *liveness.View
 	unready  map[string]bool
+	proxies  map[string]bool
 	claims   map[netip.Addr][]liveness.Claimant
 	services map[lb.Key]*plan.Service
 }
@@ -163,11 +164,13 @@ func (w *walk) newNode(name string) liveness.Node {
 	return n
 }
 
-func (w *walk) newUnready() {
-	w.unready = map[string]bool{}
+// newSet returns a few nodes.
+func (w *walk) newSet() map[string]bool {
+	set := map[string]bool{}
 	for _, n := range w.some("n0", "n1", "n2", "n3") {
-		w.unready[n] = true
+		set[n] = true
 	}
+	return set
 }
 
 // newClaims changes the claims of some addresses, and returns those.
@@ -223,7 +226,7 @@ func (w *walk) fresh(node string) *plan.Planner {
 	p := plan.New(plan.Options{Node: node})
 	tell := []func(){
 		func() { p.SetConfig(w.cfg) }, func() { p.SetNodes(w.nodes) }, func() { p.SetLiveness(w.view) },
-		func() { p.SetUnready(w.unready) }, func() { p.SetClaims(w.claims) },
+		func() { p.SetUnready(w.unready) }, func() { p.SetProxiesDown(w.proxies) }, func() { p.SetClaims(w.claims) },
 		func() {
 			for k, s := range w.services {
 				p.SetService(k, s)
@@ -277,7 +280,7 @@ func TestIncrementalPlanEqualsFreshOne(t *testing.T) {
 		}
 		for step := range 40 {
 			for range 1 + w.rng.IntN(3) {
-				switch n := w.rng.IntN(15); {
+				switch n := w.rng.IntN(16); {
 				case n == 0:
 					w.newConfig()
 					tell(func(p *plan.Planner) { p.SetConfig(w.cfg) })
@@ -288,8 +291,11 @@ func TestIncrementalPlanEqualsFreshOne(t *testing.T) {
 					w.newView()
 					tell(func(p *plan.Planner) { p.SetLiveness(w.view) })
 				case n == 5:
-					w.newUnready()
+					w.unready = w.newSet()
 					tell(func(p *plan.Planner) { p.SetUnready(w.unready) })
+				case n == 15:
+					w.proxies = w.newSet()
+					tell(func(p *plan.Planner) { p.SetProxiesDown(w.proxies) })
 				case n == 6:
 					claims := w.newClaims()
 					tell(func(p *plan.Planner) { p.SetClaims(claims) })
