@@ -52,7 +52,9 @@ func (s *session) reconcile(c *conn, send func([]byte) error) error {
 		family := lb.FamilyOf(pfx.Addr())
 		attrs.GracefulShutdown = attrs.GracefulShutdown || graceful
 		switch {
-		case attrs.GracefulShutdown && drained:
+		case attrs.GracefulShutdown && (drained || c.sent[pfx] == nil):
+			// What goes is not told to who does not know of it: a node that was never to
+			// announce says nothing at all.
 			continue
 		case !c.facts.carries(family):
 			lacks[family.String()+" unicast is not negotiated: activate it for this neighbor on the router"]++

@@ -55,6 +55,7 @@ type session struct {
 	mu       sync.Mutex
 	peer     lb.Peer
 	routes   map[netip.Prefix]lb.Attrs // what shall be
+	wanted   int                       // those of them that are to stay
 	graceful bool                      // all of them are withdrawn soon
 	drained  bool                      // those that say so have had their time
 	found    netip.Addr                // the router of an unnumbered session; zero before it is found
@@ -94,6 +95,7 @@ func newSession(cfg Config, want lb.Session, notify func()) *session {
 		done:   make(chan struct{}),
 		wake:   make(chan struct{}, 1),
 		routes: want.Routes,
+		wanted: staying(want.Routes),
 		state:  stateIdle,
 		since:  time.Now(),
 	}
@@ -130,7 +132,19 @@ func (s *session) current() lb.Peer {
 // set makes want the desired state; its peer differs in nothing that needs another
 // connection.
 func (s *session) set(want lb.Session) {
-	s.change(func() { s.peer, s.routes = want.Peer, want.Routes })
+	n := staying(want.Routes)
+	s.change(func() { s.peer, s.routes, s.wanted = want.Peer, want.Routes, n })
+}
+
+// staying counts the routes that do not say that they will be withdrawn.
+func staying(routes map[netip.Prefix]lb.Attrs) int {
+	n := 0
+	for _, attrs := range routes {
+		if !attrs.GracefulShutdown {
+			n++
+		}
+	}
+	return n
 }
 
 // change changes what mu guards, and has the goroutine look at it.
@@ -294,7 +308,7 @@ func (s *session) publish() {
 	s.mu.Lock()
 	now := &SessionStatus{
 		Peer: s.peer.Name, Addr: s.peer.Addr, Port: s.peer.Port, Interface: s.peer.Interface, VRF: s.peer.VRF,
-		State: s.state, Since: s.since, LastError: s.problem, Failures: s.failures, Wanted: len(s.routes),
+		State: s.state, Since: s.since, LastError: s.problem, Failures: s.failures, Wanted: s.wanted,
 	}
 	s.mu.Unlock()
 	if s.state == stateEstablished {

@@ -57,6 +57,7 @@ type Config struct {
 	RestartTime time.Duration
 	// DrainTime is how long routes that say GracefulShutdown stay (RFC 8326 §4.2): routers
 	// move to others meanwhile, and then the routes are withdrawn. 0 withdraws at once.
+	// Those that have not been told without it before are not told at all.
 	DrainTime time.Duration
 	// SendHoldTime is how long a router may take nothing in before its session is closed;
 	// 0 for 8 min, or twice the hold time if that is more (RFC 9687 §6).
@@ -96,8 +97,8 @@ type SessionStatus struct {
 	// Failures is how many attempts to connect have failed in a row. A change of it alone
 	// is not one of the status.
 	Failures int
-	// Wanted is how many routes the session shall carry, Advertised how many the
-	// router has been sent.
+	// Wanted is how many routes the session shall carry, without those that say
+	// GracefulShutdown; Advertised how many the router has been sent.
 	Wanted, Advertised int
 	// Negotiated is what both ends agreed on; zero unless established.
 	Negotiated Negotiated

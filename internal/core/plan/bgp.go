@@ -78,6 +78,8 @@ func (p *Planner) decideBGP(d *decision) {
 	switch leaving := p.whyLeaving(); {
 	case len(d.Peers) == 0:
 		d.BGP = Outcome{lb.NoPeer, "no BGPPeer on this node takes its routes"}
+	case p.excluded():
+		d.BGP = Outcome{lb.NodeExcluded, "this node carries node.kubernetes.io/exclude-from-external-load-balancers; routers are told to prefer others, and then to forget it"}
 	case leaving != "":
 		d.BGP = Outcome{lb.NodeLeaving, "this node is leaving: " + leaving + "; routers are told to prefer others, and then to forget it"}
 	default:
@@ -124,8 +126,6 @@ func (p *Planner) whyNoRoute(d *decision, advs int) Outcome {
 		return Outcome{lb.NoMatchingAdvertisement, "no BGPAdvertisement is for IPAddressPool " + d.pool + ", this Service and this node"}
 	case me.NetworkUnavailable:
 		return Outcome{lb.NodeNetworkUnavailable, "this node's condition NetworkUnavailable is True"}
-	case me.Excluded && !p.opts.IgnoreExcluded:
-		return Outcome{lb.NodeExcluded, "this node carries node.kubernetes.io/exclude-from-external-load-balancers"}
 	case !d.backends.some:
 		return Outcome{lb.NoEndpoint, "no endpoint is ready"}
 	case d.svc.TrafficLocal && !d.backends.nodes[p.opts.Node]:
@@ -268,7 +268,7 @@ func (p *Planner) told(peer *config.Peer, wanted map[netip.Prefix]route) map[net
 // communities of all of them, and of what a route has one of, that of the oldest which
 // has it. Younger ones that contradict are reported.
 func (p *Planner) merge(peer *config.Peer, set *advSet) lb.Attrs {
-	out := lb.Attrs{GracefulShutdown: p.whyLeaving() != ""}
+	out := lb.Attrs{GracefulShutdown: p.whyLeaving() != "" || p.excluded()}
 	for _, i := range set.places {
 		if p.tells(peer, i) {
 			a := p.cfg.BGP[i].Attrs

@@ -324,4 +324,11 @@ func TestLeavingNodeSaysSo(t *testing.T) {
 	}
 	p.SetNodes(w.nodes)
 	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.250/32"}})
+	excluded := slices.Clone(w.nodes)
+	excluded[i].Excluded = true
+	p.SetNodes(excluded)
+	checkTold(t, p.Plan(), map[string][]string{"router1": {"192.168.1.250/32 leaving"}})
+	if v := p.Verdict(w.services[0].Key); v.BGP.Reason != lb.NodeExcluded {
+		t.Errorf("verdict %+v", v)
+	}
 }

@@ -95,6 +95,12 @@ func (p *Planner) whyLeaving() string {
 	return p.leaving
 }
 
+// excluded reports whether this node is excluded from load balancers, and that counts.
+func (p *Planner) excluded() bool {
+	me := p.nodes[p.opts.Node]
+	return me != nil && me.Excluded && !p.opts.IgnoreExcluded
+}
+
 // lives reports whether a node's speaker can be counted on, be it that another takes
 // care of its addresses for a while.
 func (p *Planner) lives(name string) bool {

@@ -251,8 +251,17 @@ func TestReasons(t *testing.T) {
 				t.Errorf("%d addresses answered for", got)
 			}
 			routes := 0
+			leaving := c.want.BGP == lb.NodeExcluded // its routes stay for a while
 			for _, s := range d.BGP {
 				routes += len(s.Routes)
+				for pfx, attrs := range s.Routes {
+					if attrs.GracefulShutdown != leaving {
+						t.Errorf("the route to %s says that it leaves: %t", pfx, attrs.GracefulShutdown)
+					}
+				}
+			}
+			if leaving && routes > 0 && len(v.Peers) > 0 {
+				return
 			}
 			if (routes > 0) != (c.want.BGP == lb.Announced) || (len(v.Peers) > 0) != (c.want.BGP == lb.Announced) {
 				t.Errorf("%d routes, told to %v", routes, v.Peers)
