@@ -40,6 +40,11 @@ type BFDProfileSpec struct {
 	// +optional
 	PassiveMode *bool `json:"passiveMode,omitempty"`
 
+	// StrictMode keeps the BGP sessions that use the profile from being opened before BFD
+	// is up. An addition of BareLB's.
+	// +optional
+	StrictMode *bool `json:"strictMode,omitempty"`
+
 	// MinimumTTL is the least TTL that packets of a multihop session must arrive
 	// with.
 	// +optional

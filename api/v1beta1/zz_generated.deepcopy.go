@@ -101,6 +101,11 @@ func (in *BFDProfileSpec) DeepCopyInto(out *BFDProfileSpec) {
 		*out = new(bool)
 		**out = **in
 	}
+	if in.StrictMode != nil {
+		in, out := &in.StrictMode, &out.StrictMode
+		*out = new(bool)
+		**out = **in
+	}
 	if in.MinimumTTL != nil {
 		in, out := &in.MinimumTTL, &out.MinimumTTL
 		*out = new(uint32)

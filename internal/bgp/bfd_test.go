@@ -136,6 +136,101 @@ func TestCutUnderGracefulRestart(t *testing.T) {
 	}
 }
 
+// TestStrictMode: no connection before BFD is up, whether the router has none yet or the
+// path fails later. The router counts the connections.
+func TestStrictMode(t *testing.T) {
+	t.Parallel()
+	for name, start := range watched(t, "on") {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			start(l)
+			seen := l.connections()
+			n := startNode(t, l.node)
+			p := peer(router4, 64513, lb.IPv4, lb.IPv6)
+			p.BFD = fast()
+			p.BFD.Strict = true
+			dropped := l.bfdOnly(true) // BGP would pass
+			n.apply(lb.Session{Peer: p, Routes: routes(lb.Attrs{}, vip4, vip6)})
+			n.complains("r", "waits for BFD, which is not up: strictMode of BFDProfile fast")
+			dropped(4)
+			if got := seen(); got != 0 {
+				t.Errorf("%d connections before BFD was up", got)
+			}
+			l.bfdOnly(false)
+			n.up("r")
+			n.bfdUp()
+			l.fib(10*time.Second, true, vip4, vip6)
+			dropped = l.bfdOnly(true)
+			n.complains("r", "BFD declared the router down")
+			before := seen()
+			dropped(4)
+			if got := seen(); got != before {
+				t.Errorf("%d connections while BFD was down", got-before)
+			}
+			l.bfdOnly(false)
+			n.up("r")
+			// A change that needs another connection finds BFD up.
+			p.HoldTime, p.TimersSet = 30*time.Second, true
+			n.apply(lb.Session{Peer: p, Routes: routes(lb.Attrs{}, vip4, vip6)})
+			eventually(t, 15*time.Second, func() string {
+				if s := n.status("r"); s.State != "Established" || s.Negotiated.HoldTime != 30*time.Second {
+					return fmt.Sprintf("%+v", s)
+				}
+				return ""
+			})
+		})
+	}
+}
+
+// bfdOnly drops BFD from the node, and nothing else, or lets it through. It returns a
+// function that waits until so many packets were dropped.
+func (l *lab) bfdOnly(off bool) func(least int) {
+	l.t.Helper()
+	if !off {
+		l.ip("netns", "exec", l.router, "nft", "delete table inet bfd")
+		return nil
+	}
+	l.count("bfd", "udp dport 3784 counter drop")
+	return func(least int) {
+		l.t.Helper()
+		eventually(l.t, 20*time.Second, func() string {
+			if n := l.counted("bfd"); n < least {
+				return fmt.Sprintf("%d packets of BFD were dropped", n)
+			}
+			return ""
+		})
+	}
+}
+
+// connections returns a function that counts the attempts of the node to connect for BGP.
+func (l *lab) connections() func() int {
+	l.t.Helper()
+	l.count("bgp", "tcp dport 179 tcp flags & (syn | ack) == syn counter")
+	return func() int { return l.counted("bgp") }
+}
+
+// count has the router count what arrives and matches a rule, in a table of its own.
+func (l *lab) count(table, rule string) {
+	l.t.Helper()
+	for _, command := range []string{
+		"add table inet " + table, "add chain inet " + table + " in { type filter hook input priority 0; }", "add rule inet " + table + " in iifname eth0 " + rule,
+	} {
+		l.ip("netns", "exec", l.router, "nft", command)
+	}
+}
+
+func (l *lab) counted(table string) int {
+	l.t.Helper()
+	out := l.ip("netns", "exec", l.router, "nft", "list chain inet "+table+" in")
+	_, after, _ := strings.Cut(out, "packets ")
+	var n int
+	if _, err := fmt.Sscan(after, &n); err != nil {
+		l.t.Fatalf("read the counter: %v: %s", err, out)
+	}
+	return n
+}
+
 // TestUnnumberedBFD watches over a router that had to be found.
 func TestUnnumberedBFD(t *testing.T) {
 	t.Parallel()

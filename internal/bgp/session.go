@@ -44,6 +44,7 @@ type session struct {
 	log    *slog.Logger
 	notify func()            // the status has changed
 	after  []<-chan struct{} // what must be closed before it starts
+	bfdUp  func(lb.BFDKey) bool
 
 	life   context.Context //nolint:containedctx // it outlives the call that makes it
 	cancel context.CancelFunc
@@ -256,13 +257,20 @@ func (s *session) pause(d time.Duration) bool {
 // attempt connects and keeps the session for as long as it lasts. It returns why it
 // does not any more.
 func (s *session) attempt() error {
-	p := s.current()
-	if s.state != stateIdle || s.problem == "" {
-		s.enter(stateConnect)
-	}
-	way, err := s.find(p)
-	if err != nil {
-		return err
+	var p lb.Peer
+	var way local
+	for admitted := false; !admitted; admitted = s.admit() {
+		if s.life.Err() != nil {
+			return s.life.Err() //nolint:wrapcheck // nobody reads it
+		}
+		p = s.current()
+		if s.state != stateIdle || s.problem == "" {
+			s.enter(stateConnect)
+		}
+		var err error
+		if way, err = s.find(p); err != nil {
+			return err
+		}
 	}
 	c, err := dial(s.life, p, way)
 	if err != nil {
@@ -275,7 +283,7 @@ func (s *session) attempt() error {
 		return err
 	}
 	s.conn, s.established, s.problem = c, time.Now(), ""
-	s.watch.up(&s.mu)
+	s.watch.established(&s.mu)
 	s.enter(stateEstablished)
 	s.log.Info("bgp session established", "addr", c.way.addr.String(), "hold", c.facts.HoldTime.String())
 	return s.serve(c)
@@ -290,7 +298,10 @@ func (s *session) find(p lb.Peer) (local, error) {
 		}
 		p.Addr = router
 		s.mu.Lock()
-		s.found = router.WithZone("")
+		if s.found != router.WithZone("") {
+			s.found = router.WithZone("")
+			defer s.notify() // BFD shall watch over that one
+		}
 		s.mu.Unlock()
 	}
 	return findLocal(p, s.cfg.NodeAddrs())

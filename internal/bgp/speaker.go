@@ -129,6 +129,8 @@ type Speaker struct {
 	drained  *time.Timer              // withdraws them
 	retiring []*session               // told to close, perhaps not closed yet
 	refused  map[string]SessionStatus // peers that cannot be as they are
+
+	bfdUp sync.Map // the keys of BFD sessions that are up
 }
 
 // New returns a Speaker that does nothing until Run.
@@ -285,6 +287,11 @@ func (s *Speaker) BFD(change lb.BFDChange) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
+	if change.Up {
+		s.bfdUp.Store(change.Key, true)
+	} else {
+		s.bfdUp.Delete(change.Key)
+	}
 	for _, session := range s.sessions {
 		if key, ok := session.bfdKey(); ok && key == change.Key {
 			session.bfd(change, now)
@@ -354,6 +361,7 @@ func (s *Speaker) retire(name string, subcode uint8) {
 func (s *Speaker) add(w lb.Session) {
 	session := newSession(s.cfg, w, s.notify)
 	session.drained = s.isDrained()
+	session.bfdUp = func(key lb.BFDKey) bool { _, up := s.bfdUp.Load(key); return up }
 	for _, old := range s.retiring {
 		if p := old.current(); p.Addr == w.Peer.Addr && p.Interface == w.Peer.Interface {
 			session.after = append(session.after, old.done)

@@ -100,6 +100,10 @@ func (s *session) cleared() bool {
 		if wait <= 0 {
 			return s.life.Err() == nil
 		}
+		if err := s.watched(); err != nil && s.problem != err.Error() {
+			s.problem = err.Error() // whatever ended the session first
+			s.publish()
+		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-s.life.Done():
@@ -113,14 +117,56 @@ func (s *session) cleared() bool {
 	}
 }
 
+// barred says what keeps the session from being opened: BFD that is not up, in strict
+// mode; "" for nothing.
+func (s *session) barred() string {
+	key, known := s.bfdKey()
+	if p := s.current().BFD; p != nil && p.Strict && (!known || !s.bfdUp(key)) {
+		return "waits for BFD, which is not up: strictMode of BFDProfile " + p.Name
+	}
+	return ""
+}
+
+// admit waits until BFD has nothing against opening the session. It returns false where
+// the router has to be found again, or the session ends.
+func (s *session) admit() bool {
+	why := s.barred()
+	if why == "" {
+		return true
+	}
+	if s.problem != why {
+		s.log.Info("bgp session waits for bfd", "reason", why)
+	}
+	s.problem = why
+	s.enter(stateIdle)
+	var again <-chan time.Time
+	if s.finder != nil { // it may be another one meanwhile
+		timer := time.NewTimer(lookAgain)
+		defer timer.Stop()
+		again = timer.C
+	}
+	for s.barred() != "" {
+		select {
+		case <-s.life.Done():
+			return false
+		case <-s.watch.changed:
+		case <-s.wake:
+			s.publish()
+		case <-again:
+			return false
+		}
+	}
+	return false // what was found before may have changed
+}
+
 func (w *watch) isDown(mu *sync.Mutex) bool {
 	mu.Lock()
 	defer mu.Unlock()
 	return w.down
 }
 
-// up takes in that the session is established, whatever BFD said before.
-func (w *watch) up(mu *sync.Mutex) {
+// established takes in that the session is established, whatever BFD said before.
+func (w *watch) established(mu *sync.Mutex) {
 	mu.Lock()
 	defer mu.Unlock()
 	w.down, w.until = false, time.Time{}

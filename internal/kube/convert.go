@@ -275,6 +275,7 @@ func convertBFDProfile(o *v1beta1.BFDProfile) config.BFDProfile {
 		Meta: convertMeta(o), ReceiveInterval: s.ReceiveInterval, TransmitInterval: s.TransmitInterval,
 		EchoInterval: s.EchoInterval, DetectMultiplier: s.DetectMultiplier, MinimumTTL: s.MinimumTTL,
 		EchoMode: s.EchoMode != nil && *s.EchoMode, PassiveMode: s.PassiveMode != nil && *s.PassiveMode,
+		StrictMode: s.StrictMode != nil && *s.StrictMode,
 	}
 }
 

@@ -284,10 +284,10 @@ func TestConvertConfiguration(t *testing.T) {
 	check("BFDProfile", config.BFDProfile{Meta: core}, convertBFDProfile(&v1beta1.BFDProfile{ObjectMeta: m}))
 	check("BFDProfile with all", config.BFDProfile{
 		Meta: core, ReceiveInterval: new(uint32(1)), TransmitInterval: new(uint32(2)), EchoInterval: new(uint32(3)),
-		DetectMultiplier: new(uint32(4)), MinimumTTL: new(uint32(5)), EchoMode: true, PassiveMode: true,
+		DetectMultiplier: new(uint32(4)), MinimumTTL: new(uint32(5)), EchoMode: true, PassiveMode: true, StrictMode: true,
 	}, convertBFDProfile(&v1beta1.BFDProfile{ObjectMeta: m, Spec: v1beta1.BFDProfileSpec{
 		ReceiveInterval: new(uint32(1)), TransmitInterval: new(uint32(2)), EchoInterval: new(uint32(3)),
-		DetectMultiplier: new(uint32(4)), MinimumTTL: new(uint32(5)), EchoMode: new(true), PassiveMode: new(true),
+		DetectMultiplier: new(uint32(4)), MinimumTTL: new(uint32(5)), EchoMode: new(true), PassiveMode: new(true), StrictMode: new(true),
 	}}))
 	check("Community", config.CommunityList{Meta: core, Aliases: []config.CommunityAlias{{Name: "n", Value: "1:2"}}},
 		convertCommunity(&v1beta1.Community{ObjectMeta: m, Spec: v1beta1.CommunitySpec{Communities: []v1beta1.CommunityAlias{{Name: "n", Value: "1:2"}}}}))

@@ -52,6 +52,7 @@ func parseProfile(o *BFDProfile) (*lb.BFDProfile, problems) {
 		Echo:         o.EchoMode,
 		EchoInterval: interval("echoInterval", o.EchoInterval, defaultBFDEcho),
 		Passive:      o.PassiveMode,
+		Strict:       o.StrictMode,
 		MinTTL:       uint8(number("minimumTtl", o.MinimumTTL, defaultBFDMinTTL, 1, 254)),
 	}
 	return profile, ps

@@ -35,6 +35,7 @@ func TestProfileInForce(t *testing.T) {
 			func(p *config.BFDProfile) { p.EchoMode, p.EchoInterval = true, new(uint32(20)) },
 			func(p *lb.BFDProfile) { p.Echo, p.EchoInterval = true, 20*ms },
 		},
+		"strict":  {func(p *config.BFDProfile) { p.StrictMode = true }, func(p *lb.BFDProfile) { p.Strict = true }},
 		"passive": {func(p *config.BFDProfile) { p.PassiveMode = true }, func(p *lb.BFDProfile) { p.Passive = true }},
 		"TTL":     {func(p *config.BFDProfile) { p.MinimumTTL = new(uint32(1)) }, func(p *lb.BFDProfile) { p.MinTTL = 1 }},
 	} {

@@ -129,7 +129,7 @@ type BFDProfile struct {
 	Meta
 	ReceiveInterval, TransmitInterval, EchoInterval *uint32
 	DetectMultiplier, MinimumTTL                    *uint32
-	EchoMode, PassiveMode                           bool
+	EchoMode, PassiveMode, StrictMode               bool
 }
 
 // CommunityList is the spec of a Community object: aliases and their values.

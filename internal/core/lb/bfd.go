@@ -61,6 +61,9 @@ type BFDProfile struct {
 	Echo         bool
 	EchoInterval time.Duration
 	Passive      bool // say nothing before the router does (RFC 5880 §6.1)
+	// Strict keeps the BGP session that BFD watches over from being opened before BFD is up.
+	// BFD itself has nothing to do with it.
+	Strict bool
 	// MinTTL is the least TTL that packets of a multihop session may arrive with: 1
 	// to 254. Sessions of one hop demand 255 (RFC 5881 §5).
 	MinTTL uint8
