@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/barelb/barelb/internal/kube"
 	"github.com/barelb/barelb/internal/layer2"
@@ -201,4 +202,25 @@ func TestKeepTrying(t *testing.T) {
 			t.Error("it gave up before the end")
 		}
 	})
+}
+
+func TestProxyURL(t *testing.T) {
+	for text, good := range map[string]bool{
+		"auto": true, "off": true, "http://127.0.0.1:10256/healthz": true, "http://[::1]:10256/livez": true,
+		"": false, "on": false, "127.0.0.1:10256": false, "https://127.0.0.1:10256/healthz": false, "http:///healthz": false,
+	} {
+		if err := checkProxyURL(text); (err == nil) != good {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for _, c := range []struct {
+		at       string
+		together bool
+		want     bool
+	}{{"auto", true, true}, {"auto", false, false}, {"off", true, false}, {"http://127.0.0.1:10256/healthz", false, true}} {
+		w, err := newProxy(c.at, c.together, prometheus.NewPedanticRegistry(), slog.New(slog.DiscardHandler))
+		if err != nil || (w != nil) != c.want {
+			t.Errorf("%+v: watched: %t, %v", c, w != nil, err)
+		}
+	}
 }
