@@ -317,7 +317,7 @@ func TestBadPoolTakesNothingAway(t *testing.T) {
 			pool p: assigned 1+0, available 1+0
 			# a typing error
 			configuration partly set aside
-			problem: IPAddressPool p: spec.addresses[0]: "192.0.2.0/33" is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (partly in force, or in its last good version)
+			problem: IPAddressPool p: spec.addresses[0]: "192.0.2.0/33" is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (the last good version stays in force)
 			# start
 			problem: IPAddressPool p: spec.addresses[0]: "192.0.2.0/33" is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (set aside)
 			# another Service

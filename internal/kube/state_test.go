@@ -168,7 +168,7 @@ func TestSpeakersState(t *testing.T) {
 	l.configurationStateIs("speaker-n1", "Valid\n\nconfigReconcilerValid=True Reconciled: ")
 	bad := config.Problem{Kind: config.KindIPAddressPool, Name: "state-3", Field: "spec", Reason: lb.NotSupported, Message: "is bad", InForce: true}
 	w.Set(kube.State{Problems: []config.Problem{bad}})
-	const summary = "IPAddressPool state-3: spec: is bad (partly in force, or in its last good version)"
+	const summary = "IPAddressPool state-3: spec: is bad (the rest is in force)"
 	o := l.configurationStateIs("speaker-n1", "Invalid\n"+summary+"\nconfigReconcilerValid=False ConfigurationError: "+summary)
 	want := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: ours.Name, UID: ours.UID}}
 	if diff := cmp.Diff(want, o.OwnerReferences); diff != "" {

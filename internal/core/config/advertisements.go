@@ -14,32 +14,54 @@ import (
 func (p *parser) l2(objs Objects) {
 	for i := range objs.L2 {
 		o := &objs.L2[i]
-		var ps problems
-		ps.unique("spec.ipAddressPools", o.Pools)
-		ps.selectors("spec.ipAddressPoolSelectors", o.PoolSelectors)
-		ps.selectors("spec.nodeSelectors", o.NodeSelectors)
-		ps.selectors("spec.serviceSelectors", o.ServiceSelectors)
-		for j, pref := range o.Preferred {
-			if err := pref.Selector.Validate(); err != nil {
-				ps.add(fmt.Sprintf("spec.preferredNodeSelectors[%d].preference", j), lb.InvalidField, "%v", err)
-			}
-		}
-		failback := ps.failback(o.Failback)
-		adv := &L2Adv{
-			Name: o.Name, Failback: failback, NodeSelectors: o.NodeSelectors, ServiceSelectors: o.ServiceSelectors,
-			Links: slices.Compact(slices.Sorted(slices.Values(o.Interfaces))), Preferred: o.Preferred,
-		}
+		adv, ps, unknown := parseL2Adv(o, objs.Pools)
 		if len(ps) == 0 {
-			var unknown problems
-			adv.Pools, unknown = selectPools(o.Pools, o.PoolSelectors, objs.Pools)
 			ps = p.partly(KindL2Advertisement, o.Name, unknown, len(adv.Pools))
+		} else {
+			ps = append(ps, unknown...)
 		}
-		adv = settle(p, KindL2Advertisement, o.Name, adv, ps, p.prev.L2, func(a *L2Adv) string { return a.Name })
+		adv = settle(p, object{KindL2Advertisement, o.Name}, adv, ps, p.prev.L2, func(a *L2Adv) string { return a.Name },
+			func() *L2Adv { return keptL2Adv(o, objs.Pools) })
 		if adv != nil {
 			p.cfg.L2 = append(p.cfg.L2, adv)
 		}
 	}
 	slices.SortFunc(p.cfg.L2, func(a, b *L2Adv) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// parseL2Adv returns an advertisement of those of its pools that are there, what is
+// wrong with it, and which pools are not there.
+func parseL2Adv(o *L2Advertisement, pools []IPAddressPool) (adv *L2Adv, ps, unknown problems) { //nolint:nonamedreturns // tells the two
+	ps.unique("spec.ipAddressPools", o.Pools)
+	ps.selectors("spec.ipAddressPoolSelectors", o.PoolSelectors)
+	ps.selectors("spec.nodeSelectors", o.NodeSelectors)
+	ps.selectors("spec.serviceSelectors", o.ServiceSelectors)
+	for j, pref := range o.Preferred {
+		if err := pref.Selector.Validate(); err != nil {
+			ps.add(fmt.Sprintf("spec.preferredNodeSelectors[%d].preference", j), lb.InvalidField, "%v", err)
+		}
+	}
+	adv = &L2Adv{
+		Name: o.Name, Failback: ps.failback(o.Failback), NodeSelectors: o.NodeSelectors, ServiceSelectors: o.ServiceSelectors,
+		Links: slices.Compact(slices.Sorted(slices.Values(o.Interfaces))), Preferred: o.Preferred,
+	}
+	adv.Pools, unknown = selectPools(o.Pools, o.PoolSelectors, pools)
+	return adv, ps, unknown
+}
+
+// keptL2Adv returns what the version of an advertisement that was kept says, or nil if
+// that makes no sense.
+func keptL2Adv(o *L2Advertisement, pools []IPAddressPool) *L2Adv {
+	if o.Last == nil {
+		return nil
+	}
+	last := *o.Last
+	last.Meta = o.Meta
+	adv, ps, unknown := parseL2Adv(&last, pools)
+	if len(ps) > 0 || len(unknown) > 0 && len(adv.Pools) == 0 {
+		return nil
+	}
+	return adv
 }
 
 // failback reads spec.failback.
@@ -59,10 +81,20 @@ func (p *parser) bgp(objs Objects, aliases map[string]community) {
 	for i := range sorted {
 		o := &sorted[i]
 		adv, ps := parseBGPAdv(o, aliases)
+		pools, peers := p.resolve(o, adv, objs)
 		if len(ps) == 0 {
-			ps = p.resolve(o, adv, objs)
+			pools = append(pools, p.dropTooNarrow(adv)...)
+			ps = p.partly(KindBGPAdvertisement, o.Name, pools, len(adv.Pools))
+		} else {
+			ps = append(ps, pools...)
 		}
-		adv = settle(p, KindBGPAdvertisement, o.Name, adv, ps, p.prev.BGP, func(a *BGPAdv) string { return a.Name })
+		if len(ps) == 0 {
+			ps = p.partly(KindBGPAdvertisement, o.Name, peers, len(o.Peers)-len(peers))
+		} else {
+			ps = append(ps, peers...)
+		}
+		adv = settle(p, object{KindBGPAdvertisement, o.Name}, adv, ps, p.prev.BGP, func(a *BGPAdv) string { return a.Name },
+			func() *BGPAdv { return p.keptBGPAdv(o, objs) })
 		if adv != nil {
 			p.cfg.BGP = append(p.cfg.BGP, adv)
 		}
@@ -125,17 +157,31 @@ func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, pr
 	}, ps
 }
 
-// resolve looks up what an advertisement refers to. What cannot be had is left
-// out; it returns what is wrong if that leaves nothing.
-func (p *parser) resolve(o *BGPAdvertisement, adv *BGPAdv, objs Objects) problems {
-	var bad problems
-	adv.Pools, bad = selectPools(o.Pools, o.PoolSelectors, objs.Pools)
-	bad = append(bad, p.dropTooNarrow(adv)...)
-	if bad = p.partly(KindBGPAdvertisement, o.Name, bad, len(adv.Pools)); len(bad) > 0 {
-		return bad
+// resolve looks up what an advertisement refers to. Pools that are not there are left
+// out; it returns what is missing of pools and of peers.
+func (p *parser) resolve(o *BGPAdvertisement, adv *BGPAdv, objs Objects) (pools, peers problems) { //nolint:nonamedreturns // tells the two
+	adv.Pools, pools = selectPools(o.Pools, o.PoolSelectors, objs.Pools)
+	return pools, unknownPeers(o.Peers, objs.Peers)
+}
+
+// keptBGPAdv returns what the version of an advertisement that was kept says, or nil if
+// that makes no sense.
+func (p *parser) keptBGPAdv(o *BGPAdvertisement, objs Objects) *BGPAdv {
+	if o.Last == nil {
+		return nil
 	}
-	bad = unknownPeers(o.Peers, objs.Peers)
-	return p.partly(KindBGPAdvertisement, o.Name, bad, len(o.Peers)-len(bad))
+	last := *o.Last
+	last.Meta = o.Meta
+	adv, ps := parseBGPAdv(&last, nil)
+	if len(ps) > 0 {
+		return nil
+	}
+	pools, peers := p.resolve(&last, adv, objs)
+	pools = append(pools, p.dropTooNarrow(adv)...)
+	if len(pools) > 0 && len(adv.Pools) == 0 || len(peers) > 0 && len(peers) == len(last.Peers) {
+		return nil
+	}
+	return adv
 }
 
 // dropTooNarrow takes those pools out of adv whose ranges are narrower than the
@@ -201,8 +247,13 @@ func (p *parser) communities(objs []CommunityList) map[string]community {
 				definedBy[a.Name] = o.Name
 			}
 		}
-		p.report(KindCommunity, o.Name, ps, len(ps) < len(o.Aliases))
+		e := nothing
+		if len(ps) < len(o.Aliases) {
+			e = theRest
+		}
+		p.report(KindCommunity, o.Name, ps, e)
 	}
+	p.cfg.aliases = definedBy
 	return aliases
 }
 

@@ -106,7 +106,7 @@ func TestBadL2Adv(t *testing.T) {
 				t.Errorf("in force: %v", got.L2)
 			}
 			got = config.Parse(objs, prev)
-			checkProblems(t, got, config.Problem{Kind: "L2Advertisement", Name: "adv", Field: c.field, Reason: lb.InvalidField, InForce: true})
+			checkProblems(t, got, config.Problem{Kind: "L2Advertisement", Name: "adv", Field: c.field, Reason: lb.InvalidField, InForce: true, LastGood: true})
 			if d := cmp.Diff(prev.L2, got.L2); d != "" {
 				t.Errorf("last good version (-want +got):\n%s", d)
 			}
@@ -124,6 +124,10 @@ func TestUnknownPoolInAdvertisement(t *testing.T) {
 	}
 	problem := func(kind, field string, inForce bool) config.Problem {
 		return config.Problem{Kind: kind, Name: "adv", Field: field, Reason: lb.UnknownReference, InForce: inForce}
+	}
+	last := func(p config.Problem) config.Problem {
+		p.LastGood = true
+		return p
 	}
 	some := []string{"nope", "a"}
 	c := config.Parse(objs(some, some), nil)
@@ -143,7 +147,7 @@ func TestUnknownPoolInAdvertisement(t *testing.T) {
 
 	// A typing error in the only name withdraws nothing.
 	c = config.Parse(objs([]string{"bb"}, []string{"bb"}), config.Parse(objs([]string{"b"}, []string{"b"}), nil))
-	checkProblems(t, c, problem("BGPAdvertisement", "spec.ipAddressPools[0]", true), problem("L2Advertisement", "spec.ipAddressPools[0]", true))
+	checkProblems(t, c, last(problem("BGPAdvertisement", "spec.ipAddressPools[0]", true)), last(problem("L2Advertisement", "spec.ipAddressPools[0]", true)))
 	if d := cmp.Diff([][]string{{"b"}, {"b"}}, [][]string{names(c.L2[0].Pools), names(c.BGP[0].Pools)}); d != "" {
 		t.Errorf("last good version (-want +got):\n%s", d)
 	}
@@ -167,7 +171,7 @@ func TestUnknownPeerInAdvertisement(t *testing.T) {
 	if len(c.BGP) != 0 {
 		t.Error("an advertisement to nobody is in force")
 	}
-	want.InForce = true
+	want.InForce, want.LastGood = true, true
 	c = config.Parse(objs("nobody"), config.Parse(objs("one"), nil))
 	checkProblems(t, c, want)
 	if d := cmp.Diff([]string{"one"}, c.BGP[0].Peers); d != "" {
@@ -226,7 +230,7 @@ func TestBadBGPAdv(t *testing.T) {
 			if len(fresh.BGP) != 1 || fresh.BGP[0].Name != "other" {
 				t.Errorf("in force: %v", fresh.BGP)
 			}
-			want.InForce = true
+			want.InForce, want.LastGood = true, true
 			checkProblems(t, edited, want)
 			if d := cmp.Diff(prev.BGP, edited.BGP); d != "" {
 				t.Errorf("last good version (-want +got):\n%s", d)
@@ -285,7 +289,7 @@ func TestRemovedAliasKeepsLastGoodAdvertisement(t *testing.T) {
 	prev := config.Parse(objs, nil)
 	objs.Communities = nil
 	c := config.Parse(objs, prev)
-	checkProblems(t, c, config.Problem{Kind: "BGPAdvertisement", Name: "adv", Field: "spec.communities[0]", Reason: lb.UnknownReference, InForce: true})
+	checkProblems(t, c, config.Problem{Kind: "BGPAdvertisement", Name: "adv", Field: "spec.communities[0]", Reason: lb.UnknownReference, InForce: true, LastGood: true})
 	if d := cmp.Diff(prev.BGP, c.BGP); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}

@@ -22,11 +22,26 @@ func (p *parser) bfd(profiles []BFDProfile) {
 	for i := range sorted {
 		o := &sorted[i]
 		now, ps := parseProfile(o)
-		now = settle(p, KindBFDProfile, o.Name, now, ps, p.prev.BFD, func(q *lb.BFDProfile) string { return q.Name })
+		now = settle(p, object{KindBFDProfile, o.Name}, now, ps, p.prev.BFD, func(q *lb.BFDProfile) string { return q.Name },
+			func() *lb.BFDProfile { return keptProfile(o.Last, o.Name) })
 		if now != nil {
 			p.cfg.BFD = append(p.cfg.BFD, now)
 		}
 	}
+}
+
+// keptProfile returns what a version that was kept says, or nil if that makes no sense.
+func keptProfile(last *BFDProfile, name string) *lb.BFDProfile {
+	if last == nil {
+		return nil
+	}
+	o := *last
+	o.Name = name
+	profile, ps := parseProfile(&o)
+	if len(ps) > 0 {
+		return nil
+	}
+	return profile
 }
 
 func parseProfile(o *BFDProfile) (*lb.BFDProfile, problems) {
@@ -58,7 +73,7 @@ func parseProfile(o *BFDProfile) (*lb.BFDProfile, problems) {
 	return profile, ps
 }
 
-// peerProfile returns the profile that a peer refers to, or nil.
+// peerProfile returns the profile in force that a peer refers to, or nil.
 func (p *parser) peerProfile(o *BGPPeer, ps *problems) *lb.BFDProfile {
 	if o.BFDProfile == "" {
 		return nil

@@ -83,7 +83,7 @@ func TestProfileRefused(t *testing.T) {
 		if d := cmp.Diff(was.Peers, after.Peers, equalAddrs); d != "" {
 			t.Errorf("%s: the peer has changed (-want +got):\n%s", field, d)
 		}
-		has(t, after, config.Problem{Kind: "BFDProfile", Name: "fast", Field: field, Reason: lb.InvalidField, InForce: true})
+		has(t, after, config.Problem{Kind: "BFDProfile", Name: "fast", Field: field, Reason: lb.InvalidField, InForce: true, LastGood: true})
 	}
 }
 
@@ -99,7 +99,7 @@ func TestProfileGone(t *testing.T) {
 	if d := cmp.Diff(was.Peers, after.Peers, equalAddrs); d != "" {
 		t.Errorf("the peer has changed (-want +got):\n%s", d)
 	}
-	has(t, after, config.Problem{Kind: "BGPPeer", Name: "r", Field: "spec.bfdProfile", Reason: lb.UnknownReference, InForce: true})
+	has(t, after, config.Problem{Kind: "BGPPeer", Name: "r", Field: "spec.bfdProfile", Reason: lb.UnknownReference, InForce: true, LastGood: true})
 }
 
 // has demands a problem; its message may be any.

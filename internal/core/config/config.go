@@ -23,7 +23,8 @@ type Config struct {
 	BFD      []*lb.BFDProfile
 	Problems []Problem // sorted
 
-	ranges claims // of all pools in force
+	ranges  claims            // of all pools in force
+	aliases map[string]string // of communities: which Community object defines each
 }
 
 // Problem says what is wrong with an object.
@@ -33,17 +34,26 @@ type Problem struct {
 	Reason     lb.Reason
 	Message    string
 	// InForce reports whether the object has effect nevertheless: because an
-	// earlier version of it stays in force, or because the rest of it does.
-	InForce bool
+	// earlier version of it stays in force (LastGood), or because the rest of it does.
+	InForce  bool
+	LastGood bool
 }
 
 // String returns the problem in one line.
 func (p Problem) String() string {
+	return p.Kind + " " + p.Name + ": " + p.text()
+}
+
+// text says what is wrong, and what becomes of the object.
+func (p Problem) text() string {
 	state := "set aside"
-	if p.InForce {
-		state = "partly in force, or in its last good version"
+	switch {
+	case p.LastGood:
+		state = "the last good version stays in force"
+	case p.InForce:
+		state = "the rest is in force"
 	}
-	return fmt.Sprintf("%s %s: %s: %s (%s)", p.Kind, p.Name, p.Field, p.Message, state)
+	return fmt.Sprintf("%s: %s (%s)", p.Field, p.Message, state)
 }
 
 // NewProblems returns those of now that were not there before, in their order.
@@ -183,27 +193,43 @@ func (ps *problems) unique(field string, list []string) {
 	}
 }
 
+// effect is what an object has in spite of its problems.
+type effect int
+
+const (
+	nothing  effect = iota // of it is in force
+	theRest                // is in force
+	lastGood               // is the version that is in force
+)
+
 // report files the problems of one object.
-func (p *parser) report(kind, name string, ps problems, inForce bool) {
+func (p *parser) report(kind, name string, ps problems, e effect) {
 	for _, x := range ps {
 		p.cfg.Problems = append(p.cfg.Problems, Problem{
-			Kind: kind, Name: name, Field: x.field, Reason: x.reason, Message: x.message, InForce: inForce,
+			Kind: kind, Name: name, Field: x.field, Reason: x.reason, Message: x.message, InForce: e != nothing, LastGood: e == lastGood,
 		})
 	}
 }
 
 // settle returns what is in force of one object: now if nothing is wrong with it,
-// else its last good version, if any. It files the problems.
-func settle[T any](p *parser, kind, name string, now *T, ps problems, last []*T, nameOf func(*T) string) *T {
+// else its last good version, if any: that which was in force before, or the one that
+// was kept, which kept returns, or nil. It files the problems.
+func settle[T any](p *parser, o object, now *T, ps problems, last []*T, nameOf func(*T) string, kept func() *T) *T {
 	if len(ps) == 0 {
 		return now
 	}
-	i := slices.IndexFunc(last, func(t *T) bool { return nameOf(t) == name })
-	p.report(kind, name, ps, i >= 0)
-	if i < 0 {
-		return nil
+	var before *T
+	if i := slices.IndexFunc(last, func(t *T) bool { return nameOf(t) == o.name }); i >= 0 {
+		before = last[i]
+	} else {
+		before = kept()
 	}
-	return last[i]
+	e := nothing
+	if before != nil {
+		e = lastGood
+	}
+	p.report(o.kind, o.name, ps, e)
+	return before
 }
 
 // partly files problems that leave something of the object in force. If nothing
@@ -212,7 +238,7 @@ func (p *parser) partly(kind, name string, ps problems, left int) problems {
 	if left == 0 {
 		return ps
 	}
-	p.report(kind, name, ps, true)
+	p.report(kind, name, ps, theRest)
 	return nil
 }
 

@@ -213,7 +213,7 @@ func TestBadEditKeepsLastGoodPool(t *testing.T) {
 			if d := cmp.Diff([]string{"10.0.1.0-10.0.1.255"}, ranges(c, "p")); d != "" {
 				t.Errorf("%s: ranges of p (-want +got):\n%s", name, d)
 			}
-			if len(c.Problems) != 1 || !c.Problems[0].InForce || len(c.SetAside) != 0 {
+			if len(c.Problems) != 1 || !c.Problems[0].LastGood || len(c.SetAside) != 0 {
 				t.Errorf("%s: %v, set aside %v", name, c.Problems, c.SetAside)
 			}
 		}

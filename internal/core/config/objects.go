@@ -40,9 +40,10 @@ type Objects struct {
 
 // Meta is what every object has.
 type Meta struct {
-	Name    string
-	Labels  map[string]string
-	Created time.Time
+	Name       string
+	Labels     map[string]string
+	Created    time.Time
+	Generation int64 // of the spec
 }
 
 // IPAddressPool is the spec of an IPAddressPool.
@@ -77,6 +78,9 @@ type L2Advertisement struct {
 	Interfaces       []string
 	Preferred        []Preference
 	Failback         string // "Immediate", "Never" or "", which is the first
+	// Last is the last good version of the spec as the controller has kept it, or nil.
+	// So it is in the other kinds. Of its Meta nothing matters.
+	Last *L2Advertisement
 }
 
 // Preference adds Weight to the score of the nodes that Selector matches.
@@ -100,6 +104,7 @@ type BGPAdvertisement struct {
 	NodeSelectors       []lb.Selector
 	ServiceSelectors    []lb.Selector
 	Peers               []string
+	Last                *BGPAdvertisement // with values in place of aliases
 }
 
 // BGPPeer is the spec of a BGPPeer (v1beta2).
@@ -122,6 +127,15 @@ type BGPPeer struct {
 	// Withheld says that the peer has a password that this copy of it leaves out:
 	// it comes from another speaker, while the API server cannot be reached.
 	Withheld bool
+	Last     *LastPeer
+}
+
+// LastPeer is the last good version of a BGPPeer. It has no password: where it needs
+// one that was written in the object (Inline), that is the one that is written there now.
+type LastPeer struct {
+	BGPPeer
+	Inline  bool
+	Profile *BFDProfile // that it referred to; it may be gone
 }
 
 // BFDProfile is the spec of a BFDProfile; intervals are in milliseconds, nil is unset.
@@ -130,6 +144,7 @@ type BFDProfile struct {
 	ReceiveInterval, TransmitInterval, EchoInterval *uint32
 	DetectMultiplier, MinimumTTL                    *uint32
 	EchoMode, PassiveMode, StrictMode               bool
+	Last                                            *BFDProfile
 }
 
 // CommunityList is the spec of a Community object: aliases and their values.

@@ -23,12 +23,40 @@ func (p *parser) peers(objs Objects) {
 		o := &sorted[i]
 		peer, ps := parsePeer(o, objs)
 		peer.BFD = p.peerProfile(o, &ps)
-		peer = settle(p, KindBGPPeer, o.Name, peer, ps, p.prev.Peers, func(q *Peer) string { return q.Name })
+		peer = settle(p, object{KindBGPPeer, o.Name}, peer, ps, p.prev.Peers, func(q *Peer) string { return q.Name },
+			func() *Peer { return p.keptPeer(o, objs) })
 		if peer == nil {
 			continue
 		}
 		p.cfg.Peers = append(p.cfg.Peers, peer)
 	}
+}
+
+// keptPeer returns what the version of a peer that was kept says, or nil if that makes
+// no sense, or if there is no password for it. A BFD profile that is gone is as it was.
+func (p *parser) keptPeer(o *BGPPeer, objs Objects) *Peer {
+	if o.Last == nil || o.Withheld {
+		return nil
+	}
+	last := o.Last.BGPPeer
+	last.Meta, last.Password = o.Meta, ""
+	if o.Last.Inline {
+		if last.Password = o.Password; last.Password == "" {
+			return nil
+		}
+	}
+	peer, ps := parsePeer(&last, objs)
+	if len(ps) > 0 {
+		return nil
+	}
+	var missing problems
+	peer.BFD = p.peerProfile(&last, &missing)
+	if len(missing) > 0 {
+		if peer.BFD = keptProfile(o.Last.Profile, last.BFDProfile); peer.BFD == nil {
+			return nil
+		}
+	}
+	return peer
 }
 
 func parsePeer(o *BGPPeer, objs Objects) (*Peer, problems) {
@@ -199,9 +227,9 @@ func (ps *problems) peerPassword(o *BGPPeer, objs Objects) string {
 	case !ok:
 		ps.add(field, lb.UnknownReference, "there is no Secret %q in our namespace", o.PasswordSecret)
 	case s.Type != basicAuth:
-		ps.add(field, lb.InvalidField, "Secret %q is of type %q, not %q", o.PasswordSecret, s.Type, basicAuth)
+		ps.add(field, lb.InvalidReference, "Secret %q is of type %q, not %q", o.PasswordSecret, s.Type, basicAuth)
 	case !s.HasKey:
-		ps.add(field, lb.InvalidField, "Secret %q has no key \"password\"", o.PasswordSecret)
+		ps.add(field, lb.InvalidReference, "Secret %q has no key \"password\"", o.PasswordSecret)
 	}
 	return s.Password
 }

@@ -136,8 +136,8 @@ func TestBadPeers(t *testing.T) {
 		"negative keepalive":           {func(p *config.BGPPeer) { p.HoldTime, p.KeepaliveTime = new(90*time.Second), new(-time.Second) }, "spec.keepaliveTime", lb.InvalidField},
 		"password and secret":          {func(p *config.BGPPeer) { p.Password, p.PasswordSecret = "hunter2", "s" }, "spec.passwordSecret", lb.InvalidField},
 		"no such secret":               {func(p *config.BGPPeer) { p.PasswordSecret = "nope" }, "spec.passwordSecret", lb.UnknownReference},
-		"secret of another type":       {func(p *config.BGPPeer) { p.PasswordSecret = "opaque" }, "spec.passwordSecret", lb.InvalidField},
-		"secret without password":      {func(p *config.BGPPeer) { p.PasswordSecret = "no-key" }, "spec.passwordSecret", lb.InvalidField},
+		"secret of another type":       {func(p *config.BGPPeer) { p.PasswordSecret = "opaque" }, "spec.passwordSecret", lb.InvalidReference},
+		"secret without password":      {func(p *config.BGPPeer) { p.PasswordSecret = "no-key" }, "spec.passwordSecret", lb.InvalidReference},
 		"password withheld":            {func(p *config.BGPPeer) { p.Withheld = true }, "spec.password", lb.PasswordUnknown},
 		"secret withheld":              {func(p *config.BGPPeer) { p.Withheld, p.PasswordSecret = true, "s" }, "spec.passwordSecret", lb.PasswordUnknown},
 		"bad node selector":            {func(p *config.BGPPeer) { p.NodeSelectors = []lb.Selector{label("!", "")} }, "spec.nodeSelectors[0]", lb.InvalidField},
@@ -153,7 +153,7 @@ func TestBadPeers(t *testing.T) {
 			if len(fresh.Peers) != 1 || fresh.Peers[0].Name != "other" {
 				t.Errorf("in force: %v", fresh.Peers)
 			}
-			want.InForce = true
+			want.InForce, want.LastGood = true, true
 			edited := config.Parse(objs, prev)
 			checkProblems(t, edited, want)
 			if d := cmp.Diff(prev.Peers, edited.Peers, equalAddrs); d != "" {
@@ -179,7 +179,7 @@ func TestLostSecretKeepsSession(t *testing.T) {
 	} {
 		objs.Secrets = secrets
 		got := config.Parse(objs, c)
-		if len(got.Peers) != 1 || got.Peers[0].Password != "one" || len(got.Problems) != 1 || !got.Problems[0].InForce {
+		if len(got.Peers) != 1 || got.Peers[0].Password != "one" || len(got.Problems) != 1 || !got.Problems[0].LastGood {
 			t.Errorf("%s: %v, %v", name, got.Peers, got.Problems)
 		}
 	}

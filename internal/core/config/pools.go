@@ -108,7 +108,7 @@ func (p *parser) pool(o *IPAddressPool, taken claims) *Pool {
 	now, ps := parsePool(o)
 	ignore, minor := parseIgnoreOnWire(o.IgnoreOnWire)
 	now.IgnoreOnWire = ignore
-	p.report(KindIPAddressPool, o.Name, minor, true)
+	p.report(KindIPAddressPool, o.Name, minor, theRest)
 	if len(ps) == 0 {
 		ps = taken.clash(now)
 	}
@@ -119,7 +119,11 @@ func (p *parser) pool(o *IPAddressPool, taken claims) *Pool {
 	if last != nil && len(taken.clash(last)) > 0 {
 		last = nil
 	}
-	p.report(KindIPAddressPool, o.Name, ps, last != nil)
+	e := nothing
+	if last != nil {
+		e = lastGood
+	}
+	p.report(KindIPAddressPool, o.Name, ps, e)
 	return last
 }
 

@@ -51,5 +51,14 @@ const (
 	Overlap          Reason = "Overlap"          // it claims addresses of an older pool
 	Conflict         Reason = "Conflict"         // it contradicts another object
 	NotSupported     Reason = "NotSupported"     // understood, but without effect in this version
+	InvalidReference Reason = "InvalidReference" // it names an object that is there, and unfit
 	PasswordUnknown  Reason = "PasswordUnknown"  // it is at the API server, which cannot be reached
+)
+
+// Reasons of conditions of configuration objects about which nothing is wrong.
+const (
+	Accepted     Reason = "Accepted"     // it is in force as written
+	ResolvedRefs Reason = "ResolvedRefs" // all that it refers to is there
+	InUse        Reason = "InUse"        // something makes use of it
+	NotInUse     Reason = "NotInUse"     // nothing does
 )
