@@ -60,6 +60,11 @@ type BFDProfileStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// LastGood is the last version of the spec that was in force. It stays in force while
+	// a later one is set aside.
+	// +optional
+	LastGood *LastGood `json:"lastGood,omitempty"`
 }
 
 // +kubebuilder:object:root=true

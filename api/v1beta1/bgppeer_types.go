@@ -85,8 +85,19 @@ type BGPPeerNodeRequirement struct {
 	Values []string `json:"values"`
 }
 
-// BGPPeerStatus is empty in this version.
-type BGPPeerStatus struct{}
+// BGPPeerStatus is what BareLB says of the peer.
+type BGPPeerStatus struct {
+	// Conditions say whether the peer is in force, and if not, why.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// LastGood is the last version of the spec that was in force. It stays in force while
+	// a later one is set aside.
+	// +optional
+	LastGood *LastGoodPeer `json:"lastGood,omitempty"`
+}
 
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

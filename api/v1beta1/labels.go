@@ -24,10 +24,19 @@ const (
 	ComponentSpeaker    = "speaker"
 )
 
-// ConditionAccepted is the type of the condition that BareLB keeps on the objects
-// that users write. Status True: the object is in force. False: it is set aside,
-// and the reason and message say why; other objects are not affected.
-const ConditionAccepted = "Accepted"
+// Conditions that BareLB keeps on the objects that users write.
+const (
+	// ConditionAccepted, status True: the object is in force. False: it is set aside, or
+	// a part of it, and the reason and message say why, and whether its last good version
+	// stays in force; other objects are not affected.
+	ConditionAccepted = "Accepted"
+	// ConditionResolvedRefs, status False: an object that it refers to is not there, or
+	// does not fit.
+	ConditionResolvedRefs = "ResolvedRefs"
+	// ConditionInUse, status True: something makes use of the object; the message says
+	// what. False: nothing does.
+	ConditionInUse = "InUse"
+)
 
 // Further conditions of an IPAddressPool. They are there once there was something to
 // say.

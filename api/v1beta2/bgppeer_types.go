@@ -3,6 +3,8 @@ package v1beta2
 import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/barelb/barelb/api/v1beta1"
 )
 
 // DynamicASN says which AS number a router may have when none is given.
@@ -152,6 +154,11 @@ type BGPPeerStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// LastGood is the last version of the spec that was in force. It stays in force while
+	// a later one is set aside.
+	// +optional
+	LastGood *v1beta1.LastGoodPeer `json:"lastGood,omitempty"`
 }
 
 // +kubebuilder:object:root=true

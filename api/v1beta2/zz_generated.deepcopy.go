@@ -5,6 +5,7 @@
 package v1beta2
 
 import (
+	"github.com/barelb/barelb/api/v1beta1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -115,6 +116,11 @@ func (in *BGPPeerStatus) DeepCopyInto(out *BGPPeerStatus) {
 		for i := range *in {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
+	}
+	if in.LastGood != nil {
+		in, out := &in.LastGood, &out.LastGood
+		*out = new(v1beta1.LastGoodPeer)
+		(*in).DeepCopyInto(*out)
 	}
 }
 

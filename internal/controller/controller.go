@@ -76,6 +76,9 @@ type Controller struct {
 	// Owned by Run.
 	book     *ipam.Book
 	cfg      *config.Config
+	objects  *config.Objects // that cfg was made from
+	uses     *config.Uses
+	told     []config.Status   // of objects; never changed
 	onWire   []lb.WireConflict // as speakers say
 	heeded   []lb.WireConflict // those of them that are not given
 	services map[lb.Key]*lb.Service
@@ -92,7 +95,7 @@ type Controller struct {
 // New returns a Controller.
 func New(d Deps) *Controller {
 	c := &Controller{
-		Deps: d, ready: make(chan struct{}), book: ipam.NewBook(), services: map[lb.Key]*lb.Service{},
+		Deps: d, ready: make(chan struct{}), book: ipam.NewBook(), uses: config.NewUses(), services: map[lb.Key]*lb.Service{},
 		given: map[lb.Key]kube.ServiceStatus{}, refused: map[lb.Key]string{}, guarded: map[lb.Key]guarded{},
 		holders: map[string]int{}, releasing: map[netip.Addr]map[string]bool{}, announced: newAnnounced(),
 	}
@@ -138,6 +141,7 @@ func (c *Controller) Run(ctx context.Context) error {
 // anything is given.
 func (c *Controller) start(d kube.Delta) {
 	c.takeObjects(d.Objects)
+	c.uses.SetNodes(d.Nodes)
 	dirty, _ := c.takeServices(d)
 	claimed := map[string][]netip.Addr{} // by UID
 	for _, addr := range slices.SortedFunc(maps.Keys(d.Claims), netip.Addr.Compare) {
@@ -225,6 +229,9 @@ func (c *Controller) step(d kube.Delta) {
 	for _, addr := range slices.SortedFunc(maps.Keys(d.Claims), netip.Addr.Compare) {
 		freed = c.takeClaim(addr, d.Claims[addr], changed) || freed
 	}
+	if d.Nodes != nil {
+		c.uses.SetNodes(d.Nodes)
+	}
 	if d.Objects != nil {
 		c.takeObjects(d.Objects)
 		everything = true
@@ -253,7 +260,8 @@ func (c *Controller) takeObjects(objs *config.Objects) {
 	if c.cfg != nil {
 		known = c.cfg.Problems
 	}
-	c.cfg = config.Parse(*objs, c.cfg)
+	c.cfg, c.objects = config.Parse(*objs, c.cfg), objs
+	c.uses.SetConfig(c.cfg)
 	c.book.SetPools(c.cfg.Pools, c.cfg.SetAside)
 	c.Metrics.Config(len(c.cfg.Problems) > 0)
 	for _, p := range config.NewProblems(c.cfg.Problems, known) {

@@ -53,7 +53,10 @@ func (c *Controller) report() {
 	c.Usage.set(usage)
 	s := kube.State{Pools: map[string]kube.PoolState{}}
 	if c.cfg != nil {
-		s.Problems = c.cfg.Problems
+		if c.uses.Changed() {
+			c.told = c.uses.Statuses(*c.objects)
+		}
+		s.Problems, s.Objects = c.cfg.Problems, c.told
 		for name := range c.cfg.SetAside {
 			s.Pools[name] = kube.PoolState{Keep: c.keep(name)}
 		}

@@ -42,6 +42,7 @@ func (c *Controller) leave(key lb.Key) bool {
 		c.book.Remember(key, had.Addrs, time.Now().Add(c.Options.Retention))
 	}
 	freed := c.book.Release(key)
+	c.uses.SetService(key, "", nil)
 	for _, a := range had.Addrs {
 		c.release(key, had.UID, a)
 	}
@@ -70,6 +71,7 @@ func (c *Controller) settle(live *lb.Service) (freed bool) {
 	}
 	before := c.book.Holding(svc.Key) // that of its namesake, if it was created again
 	c.book.Settle(svc, d.Addrs)
+	c.uses.SetService(svc.Key, d.Pool, svc.Labels)
 	for _, a := range before.Addrs {
 		if !slices.Contains(d.Addrs, a) {
 			c.release(svc.Key, before.UID, a)

@@ -186,7 +186,7 @@ func convertEndpoints(o *discoveryv1.EndpointSlice) (lb.Key, []lb.Endpoint) {
 }
 
 func convertMeta(o metav1.Object) config.Meta {
-	return config.Meta{Name: o.GetName(), Labels: o.GetLabels(), Created: o.GetCreationTimestamp().Time}
+	return config.Meta{Name: o.GetName(), Labels: o.GetLabels(), Created: o.GetCreationTimestamp().Time, Generation: o.GetGeneration()}
 }
 
 func convertSelectors(in []metav1.LabelSelector) []lb.Selector {
@@ -222,38 +222,61 @@ func convertPool(o *v1beta1.IPAddressPool) config.IPAddressPool {
 }
 
 func convertL2Advertisement(o *v1beta1.L2Advertisement) config.L2Advertisement {
-	a := config.L2Advertisement{
-		Meta: convertMeta(o), Pools: o.Spec.IPAddressPools, Interfaces: o.Spec.Interfaces,
-		PoolSelectors: convertSelectors(o.Spec.IPAddressPoolSelectors), NodeSelectors: convertSelectors(o.Spec.NodeSelectors),
-		ServiceSelectors: convertSelectors(o.Spec.ServiceSelectors), Failback: o.Spec.Failback,
+	a := convertL2Spec(&o.Spec)
+	a.Meta = convertMeta(o)
+	if last := specOf[v1beta1.L2AdvertisementSpec](o.Status.LastGood); last != nil {
+		a.Last = new(convertL2Spec(last))
 	}
-	for _, p := range o.Spec.PreferredNodeSelectors {
+	return a
+}
+
+func convertL2Spec(s *v1beta1.L2AdvertisementSpec) config.L2Advertisement {
+	a := config.L2Advertisement{
+		Pools: s.IPAddressPools, Interfaces: s.Interfaces,
+		PoolSelectors: convertSelectors(s.IPAddressPoolSelectors), NodeSelectors: convertSelectors(s.NodeSelectors),
+		ServiceSelectors: convertSelectors(s.ServiceSelectors), Failback: s.Failback,
+	}
+	for _, p := range s.PreferredNodeSelectors {
 		a.Preferred = append(a.Preferred, config.Preference{Weight: int(p.Weight), Selector: convertSelector(p.Preference)})
 	}
 	return a
 }
 
 func convertBGPAdvertisement(o *v1beta1.BGPAdvertisement) config.BGPAdvertisement {
-	a := config.BGPAdvertisement{
-		Meta: convertMeta(o), AggregationLength: 32, AggregationLengthV6: 128, LocalPref: o.Spec.LocalPref,
-		Communities: o.Spec.Communities, Pools: o.Spec.IPAddressPools, Peers: o.Spec.Peers,
-		PoolSelectors: convertSelectors(o.Spec.IPAddressPoolSelectors), NodeSelectors: convertSelectors(o.Spec.NodeSelectors),
-		ServiceSelectors: convertSelectors(o.Spec.ServiceSelectors),
+	a := convertBGPSpec(&o.Spec)
+	a.Meta = convertMeta(o)
+	if last := specOf[v1beta1.BGPAdvertisementSpec](o.Status.LastGood); last != nil {
+		a.Last = new(convertBGPSpec(last))
 	}
-	a.MED, a.Prepend, a.WeightByEndpoints = o.Spec.MED, o.Spec.ASPathPrepend, o.Spec.WeightByEndpoints
-	if l := o.Spec.AggregationLength; l != nil {
+	return a
+}
+
+func convertBGPSpec(s *v1beta1.BGPAdvertisementSpec) config.BGPAdvertisement {
+	a := config.BGPAdvertisement{
+		AggregationLength: 32, AggregationLengthV6: 128, LocalPref: s.LocalPref,
+		Communities: s.Communities, Pools: s.IPAddressPools, Peers: s.Peers,
+		PoolSelectors: convertSelectors(s.IPAddressPoolSelectors), NodeSelectors: convertSelectors(s.NodeSelectors),
+		ServiceSelectors: convertSelectors(s.ServiceSelectors),
+	}
+	a.MED, a.Prepend, a.WeightByEndpoints = s.MED, s.ASPathPrepend, s.WeightByEndpoints
+	if l := s.AggregationLength; l != nil {
 		a.AggregationLength = int(*l)
 	}
-	if l := o.Spec.AggregationLengthV6; l != nil {
+	if l := s.AggregationLengthV6; l != nil {
 		a.AggregationLengthV6 = int(*l)
 	}
 	return a
 }
 
 func convertPeer(o *v1beta2.BGPPeer) config.BGPPeer {
-	s := &o.Spec
+	p := convertPeerSpec(&o.Spec)
+	p.Meta, p.Last = convertMeta(o), keptPeer(o.Status.LastGood)
+	return p
+}
+
+func convertPeerSpec(s *v1beta2.BGPPeerSpec) config.BGPPeer {
 	return config.BGPPeer{
-		Meta: convertMeta(o), MyASN: s.MyASN, PeerASN: s.PeerASN, LocalASN: s.LocalASN, DynamicASN: string(s.DynamicASN),
+		MyASN: s.MyASN, PeerASN: s.PeerASN, LocalASN: s.LocalASN, DynamicASN: string(s.DynamicASN),
 		PeerAddress: s.PeerAddress, SourceAddress: s.SourceAddress, Interface: s.Interface, VRF: s.VRF, PeerPort: s.PeerPort,
 		HoldTime: duration(s.HoldTime), KeepaliveTime: duration(s.KeepaliveTime), ConnectTime: duration(s.ConnectTime),
 		RouterID: s.RouterID, NodeSelectors: convertSelectors(s.NodeSelectors),
@@ -270,9 +293,17 @@ func duration(d *metav1.Duration) *time.Duration {
 }
 
 func convertBFDProfile(o *v1beta1.BFDProfile) config.BFDProfile {
-	s := &o.Spec
+	p := convertProfileSpec(&o.Spec)
+	p.Meta = convertMeta(o)
+	if last := specOf[v1beta1.BFDProfileSpec](o.Status.LastGood); last != nil {
+		p.Last = new(convertProfileSpec(last))
+	}
+	return p
+}
+
+func convertProfileSpec(s *v1beta1.BFDProfileSpec) config.BFDProfile {
 	return config.BFDProfile{
-		Meta: convertMeta(o), ReceiveInterval: s.ReceiveInterval, TransmitInterval: s.TransmitInterval,
+		ReceiveInterval: s.ReceiveInterval, TransmitInterval: s.TransmitInterval,
 		EchoInterval: s.EchoInterval, DetectMultiplier: s.DetectMultiplier, MinimumTTL: s.MinimumTTL,
 		EchoMode: s.EchoMode != nil && *s.EchoMode, PassiveMode: s.PassiveMode != nil && *s.PassiveMode,
 		StrictMode: s.StrictMode != nil && *s.StrictMode,

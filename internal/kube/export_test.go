@@ -23,3 +23,6 @@ func (w *Writer) Pending() int {
 	defer w.mu.Unlock()
 	return len(w.want) + len(w.release)
 }
+
+// ConditionsOf returns where the conditions of a configuration object are.
+var ConditionsOf = conditionsOf

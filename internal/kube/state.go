@@ -39,6 +39,9 @@ type State struct {
 	// ProxyDown why it is not healthy; "" if it is.
 	ProxyWatched bool
 	ProxyDown    string
+	// Objects is what is to be told of each configuration object (controller only). It is
+	// not changed.
+	Objects []config.Status
 	// Pools are the pools in force with their counters (controller only).
 	Pools map[string]PoolState
 }
@@ -56,17 +59,20 @@ type PoolState struct {
 }
 
 // StateWriter publishes a component's State: its ConfigurationState, and for the
-// controller the status of pools and Events on the objects at fault.
+// controller the status of configuration objects and Events on those at fault.
 type StateWriter struct {
-	c        *Cluster
-	next     *latest[State]
-	reported map[config.Problem]bool // Events were recorded; owned by Run
-	touched  chan struct{}           // somebody changed or deleted what we wrote
+	c       *Cluster
+	next    *latest[State]
+	touched chan struct{} // somebody changed or deleted what we wrote
+
+	// Owned by Run.
+	reported map[config.Problem]bool // Events were recorded; nil: that is not known yet
+	sent     map[objectID]sent
 }
 
 // StateWriter returns a writer of the component's State. Run it.
 func (c *Cluster) StateWriter() *StateWriter {
-	return &StateWriter{c: c, next: newLatest[State](), reported: map[config.Problem]bool{}, touched: make(chan struct{}, 1)}
+	return &StateWriter{c: c, next: newLatest[State](), sent: map[objectID]sent{}, touched: make(chan struct{}, 1)}
 }
 
 // Set makes s the state to publish. It does not block.
@@ -91,7 +97,7 @@ func (w *StateWriter) watch(ctx context.Context) error {
 	}
 	kinds := []client.Object{&v1beta1.ConfigurationState{}}
 	if w.c.opts.NodeName == "" {
-		kinds = append(kinds, &v1beta1.IPAddressPool{})
+		kinds = append(kinds, configKinds()...)
 	}
 	for _, kind := range kinds {
 		inf, err := w.c.informer(ctx, kind)
@@ -119,11 +125,20 @@ func (w *StateWriter) again(s State) {
 
 func (w *StateWriter) publish(ctx context.Context, s State) error {
 	if w.c.opts.NodeName == "" { // one Event from the controller, not one from each node
+		if w.reported == nil {
+			w.reported = w.recall(ctx, s)
+		}
 		w.recordEvents(ctx, s.Problems)
+	}
+	told := map[string]*config.Status{}
+	for i := range s.Objects {
+		if st := &s.Objects[i]; st.Kind == config.KindIPAddressPool {
+			told[st.Name] = st
+		}
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(s.Pools)) {
-		err := w.writePool(ctx, name, s.Pools[name], s.Problems)
+		err := w.writePool(ctx, name, s.Pools[name], told[name])
 		if err != nil && !apierrors.IsConflict(err) {
 			errs = append(errs, fmt.Errorf("status of IPAddressPool %s: %w", name, err))
 		} else if err != nil { // the news is on its way to us
@@ -133,6 +148,8 @@ func (w *StateWriter) publish(ctx context.Context, s State) error {
 	if err := w.writeConfigurationState(ctx, s); err != nil {
 		errs = append(errs, fmt.Errorf("ConfigurationState: %w", err))
 	}
+	errs = append(errs, w.writeObjects(ctx, s))
+	w.forget(s)
 	return errors.Join(errs...)
 }
 
@@ -164,7 +181,7 @@ func (w *StateWriter) recordEvents(ctx context.Context, problems []config.Proble
 	w.reported = now
 }
 
-func (w *StateWriter) writePool(ctx context.Context, name string, s PoolState, problems []config.Problem) error {
+func (w *StateWriter) writePool(ctx context.Context, name string, s PoolState, st *config.Status) error {
 	var o v1beta1.IPAddressPool
 	if err := w.c.cache.Get(ctx, client.ObjectKey{Namespace: w.c.opts.Namespace, Name: name}, &o); err != nil {
 		return client.IgnoreNotFound(err)
@@ -176,13 +193,15 @@ func (w *StateWriter) writePool(ctx context.Context, name string, s PoolState, p
 	o.Status.AssignedIPv4, o.Status.AssignedIPv6 = s.Assigned4, s.Assigned6
 	o.Status.AvailableIPv4, o.Status.AvailableIPv6 = s.Available4, s.Available6
 	o.Status.FormerHolders = formerHolders(s.Former)
-	meta.SetStatusCondition(&o.Status.Conditions, accepted(config.KindIPAddressPool, name, o.Generation, problems))
+	if st != nil && st.Generation == o.Generation {
+		tellConditions(&o.Status.Conditions, st)
+	}
 	remark(&o, v1beta1.ConditionAddressesInUseOnWire, s.OnWire, "nobody else on the wire uses addresses of this pool")
 	remark(&o, v1beta1.ConditionEditHeldBack, s.HeldBack, "no Service stands in the way")
 	if apiequality.Semantic.DeepEqual(before.Status, o.Status) {
 		return nil
 	}
-	return w.c.client.Status().Update(ctx, &o)
+	return w.updateStatus(ctx, &o, objectID{config.KindIPAddressPool, name}, []any{s, st})
 }
 
 // keepPool has the API server keep the pool even if it is deleted, or not any more.
@@ -212,31 +231,6 @@ func remark(o *v1beta1.IPAddressPool, kind, text, nothing string) {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "None", nothing
 	}
 	meta.SetStatusCondition(&o.Status.Conditions, c)
-}
-
-// accepted is the condition that says whether an object is in force.
-func accepted(kind, name string, generation int64, problems []config.Problem) metav1.Condition {
-	c := metav1.Condition{
-		Type: v1beta1.ConditionAccepted, Status: metav1.ConditionTrue, ObservedGeneration: generation,
-		Reason: v1beta1.ConditionAccepted, Message: "in force as written",
-	}
-	var lines []string
-	for _, p := range problems {
-		if p.Kind != kind || p.Name != name {
-			continue
-		}
-		if len(lines) == 0 {
-			c.Reason = string(p.Reason)
-		}
-		if c.Status = metav1.ConditionFalse; p.InForce {
-			p.Message += " (the last good version stays in force)"
-		}
-		lines = append(lines, p.Field+": "+p.Message)
-	}
-	if len(lines) > 0 {
-		c.Message = shorten(strings.Join(lines, "\n"))
-	}
-	return c
 }
 
 // shorten cuts what is longer than the message of a condition may be.

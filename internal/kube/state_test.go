@@ -107,8 +107,17 @@ func TestControllersState(t *testing.T) {
 	bad := config.Problem{Kind: config.KindIPAddressPool, Name: "state-2", Field: "spec.addresses[0]", Reason: lb.Overlap, Message: "overlaps"}
 	gone := config.Problem{Kind: config.KindBGPPeer, Name: "nobody", Field: "spec", Reason: lb.InvalidField, Message: "is bad"}
 	pools := map[string]kube.PoolState{"state-1": {Assigned4: 1, Available4: 255}, "state-2": {}, "no-more": {}}
+	well := config.Condition{True: true, Reason: lb.Accepted, Message: "in force as written"}
+	objects := func(second config.Condition) []config.Status {
+		status := func(name string, c config.Condition) config.Status {
+			fine := config.Condition{True: true, Reason: lb.ResolvedRefs}
+			return config.Status{Kind: config.KindIPAddressPool, Name: name, Generation: 1, Accepted: c, ResolvedRefs: fine, InUse: fine}
+		}
+		return []config.Status{status("state-1", well), status("state-2", second)}
+	}
+	clash := config.Condition{Reason: lb.Overlap, Message: "spec.addresses[0]: overlaps"}
 
-	w.Set(kube.State{Pools: pools, Problems: []config.Problem{gone, bad}})
+	w.Set(kube.State{Pools: pools, Objects: objects(clash), Problems: []config.Problem{gone, bad}})
 	l.poolStatusIs("state-1", "1+0 of 255+0; True Accepted 1: in force as written")
 	l.poolStatusIs("state-2", "0+0 of 0+0; False Overlap 1: spec.addresses[0]: overlaps")
 	const summary = "BGPPeer nobody: spec: is bad (set aside)\nIPAddressPool state-2: spec.addresses[0]: overlaps (set aside)"
@@ -121,10 +130,10 @@ func TestControllersState(t *testing.T) {
 	for i := range 3 {
 		more := maps.Clone(pools)
 		more["state-1"] = kube.PoolState{Assigned4: int64(i + 2), Available4: int64(254 - i)}
-		w.Set(kube.State{Pools: more, Problems: []config.Problem{gone, bad}})
+		w.Set(kube.State{Pools: more, Objects: objects(clash), Problems: []config.Problem{gone, bad}})
 		l.poolStatusIs("state-1", fmt.Sprintf("%d+0 of %d+0; True Accepted 1: in force as written", i+2, 254-i))
 	}
-	w.Set(kube.State{Pools: pools})
+	w.Set(kube.State{Pools: pools, Objects: objects(well)})
 	l.poolStatusIs("state-2", "0+0 of 0+0; True Accepted 1: in force as written")
 	l.configurationStateIs("controller", "Valid\n\npoolReconcilerValid=True Reconciled: ")
 	l.eventually(func() string {
@@ -142,8 +151,8 @@ func TestControllersState(t *testing.T) {
 	l.configurationStateIs("controller", "Valid\n\npoolReconcilerValid=True Reconciled: ")
 
 	bad.InForce = true
-	w.Set(kube.State{Pools: pools, Problems: []config.Problem{bad}})
-	l.poolStatusIs("state-2", "0+0 of 0+0; False Overlap 1: spec.addresses[0]: overlaps (the last good version stays in force)")
+	w.Set(kube.State{Pools: pools, Objects: objects(clash), Problems: []config.Problem{bad}})
+	l.poolStatusIs("state-2", "0+0 of 0+0; False Overlap 1: spec.addresses[0]: overlaps")
 	l.eventually(func() string {
 		return cmp.Diff("metallb-controller Warning IPAddressPool/PartlyInForce: Overlap: spec.addresses[0]: overlaps (1)", slices.Concat(l.events(second), []string{"", ""})[1])
 	})
