@@ -48,6 +48,7 @@ type world struct {
 	lag      bool // what is written is not seen
 	counters map[string]kube.PoolState
 	problems []config.Problem
+	objects  []config.Status // as told last
 	loaded   string
 	lines    []string
 	under    *controller.Controller
@@ -385,7 +386,7 @@ func (s stateWriter) Set(now kube.State) {
 	for _, p := range now.Pools {
 		w.former = append(w.former, p.Former...)
 	}
-	w.counters, w.problems = now.Pools, now.Problems
+	w.counters, w.problems, w.objects = now.Pools, now.Problems, now.Objects
 }
 
 // metrics returns the allocator's metrics as text.

@@ -45,7 +45,11 @@ func (s *Speaker) reportConfig(here []config.Problem) {
 	if s.cfg == nil {
 		return
 	}
-	problems := slices.Concat(s.cfg.Problems, here)
+	var labels map[string]string
+	if i := slices.IndexFunc(s.nodes, func(n lb.Node) bool { return n.Name == s.Options.Node }); i >= 0 {
+		labels = s.nodes[i].Labels
+	}
+	problems := slices.Concat(s.cfg.ProblemsOn(*s.objects, labels), here)
 	proxy := s.proxy
 	proxy.Doubted = false // no news for users
 	if s.reported && slices.Equal(problems, s.problems) && s.proxyShown == proxy {

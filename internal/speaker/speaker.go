@@ -111,6 +111,7 @@ type Speaker struct {
 	ready   chan struct{}
 	planner *plan.Planner
 	cfg     *config.Config
+	objects *config.Objects // that cfg was made from
 
 	services   map[lb.Key]*lb.Service
 	shown      map[lb.Key]shown // what metrics and Events said last
@@ -266,7 +267,7 @@ func (s *Speaker) take(ctx context.Context, d kube.Delta) {
 		s.planner.SetUnready(unready)
 	}
 	if d.Objects != nil {
-		s.cfg = config.Parse(*d.Objects, s.cfg)
+		s.cfg, s.objects = config.Parse(*d.Objects, s.cfg), d.Objects
 		s.planner.SetConfig(s.cfg)
 	}
 	if s.owned == nil {

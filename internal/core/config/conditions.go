@@ -168,3 +168,29 @@ func usedBy(names []string, kind, otherwise string) Condition {
 	}
 	return Condition{True: true, Reason: lb.InUse, Message: "used by " + named(kind, names)}
 }
+
+// ProblemsOn returns those problems that concern a node with these labels: all but those
+// of BGPPeers and BGPAdvertisements whose nodeSelectors choose other nodes, also in the
+// version that is in force. objs is what the configuration was made from.
+func (c *Config) ProblemsOn(objs Objects, labels map[string]string) []Problem {
+	chosen := map[object]bool{}
+	choose := func(kind, name string, nodes []lb.Selector) {
+		chosen[object{kind, name}] = chosen[object{kind, name}] || lb.MatchesAny(nodes, labels)
+	}
+	for i := range objs.Peers {
+		choose(KindBGPPeer, objs.Peers[i].Name, objs.Peers[i].NodeSelectors)
+	}
+	for i := range objs.BGP {
+		choose(KindBGPAdvertisement, objs.BGP[i].Name, objs.BGP[i].NodeSelectors)
+	}
+	for _, p := range c.Peers {
+		choose(KindBGPPeer, p.Name, p.NodeSelectors)
+	}
+	for _, a := range c.BGP {
+		choose(KindBGPAdvertisement, a.Name, a.NodeSelectors)
+	}
+	return slices.DeleteFunc(slices.Clone(c.Problems), func(p Problem) bool {
+		here, chooses := chosen[object{p.Kind, p.Name}]
+		return chooses && !here && !strings.HasPrefix(p.Field, "spec.nodeSelectors")
+	})
+}

@@ -188,3 +188,38 @@ func TestUsesChangeRarely(t *testing.T) {
 		t.Error("what no selector sees of a node is news")
 	}
 }
+
+// TestProblemsOn: what is wrong with a peer of other nodes is none of a node's business.
+func TestProblemsOn(t *testing.T) {
+	objs := config.Objects{
+		Pools: []config.IPAddressPool{pool("bad", 0)},
+		L2:    []config.L2Advertisement{l2adv("l2", "nope")},
+		BGP:   []config.BGPAdvertisement{bgpAdv("bgp", 0, "nope")},
+		Peers: []config.BGPPeer{peer("here", 0), peer("there", 1), peer("was-here", 2), peer("odd", 3)},
+	}
+	rack := func(name string) []lb.Selector { return []lb.Selector{label("rack", name)} }
+	objs.BGP[0].NodeSelectors, objs.L2[0].NodeSelectors = rack("2"), rack("2")
+	objs.Peers[0].NodeSelectors, objs.Peers[1].NodeSelectors, objs.Peers[2].NodeSelectors = rack("1"), rack("2"), rack("1")
+	prev := config.Parse(config.Objects{Peers: objs.Peers[2:3]}, nil)
+	for i := range objs.Peers {
+		objs.Peers[i].MyASN = 0
+	}
+	objs.Peers[2].NodeSelectors, objs.Peers[3].NodeSelectors = rack("2"), []lb.Selector{label("!", "")}
+	c := config.Parse(objs, prev)
+	on := func(rack string) string {
+		var out []string
+		for _, p := range c.ProblemsOn(objs, map[string]string{"rack": rack}) {
+			out = append(out, p.Name+" "+p.Field)
+		}
+		return strings.Join(out, ", ")
+	}
+	for rack, want := range map[string]string{
+		"1": "here spec.myASN, odd spec.nodeSelectors[0], was-here spec.myASN, bad spec.addresses, l2 spec.ipAddressPools[0]",
+		"2": "bgp spec.ipAddressPools[0], odd spec.nodeSelectors[0], there spec.myASN, was-here spec.myASN, bad spec.addresses, l2 spec.ipAddressPools[0]",
+		"3": "odd spec.nodeSelectors[0], bad spec.addresses, l2 spec.ipAddressPools[0]",
+	} {
+		if d := cmp.Diff(want, on(rack)); d != "" {
+			t.Errorf("rack %s (-want +got):\n%s", rack, d)
+		}
+	}
+}

@@ -262,7 +262,10 @@ func (w *World) configuration() []Finding {
 	}
 	for _, p := range w.cfg.Problems {
 		f := warning("configuration", p.Reason, "%s %s: %s: %s", p.Kind, p.Name, p.Field, p.Message)
-		if !p.InForce {
+		switch {
+		case p.LastGood:
+			f.Evidence = []string{"its last good version stays in force"}
+		case !p.InForce:
 			f.Evidence = []string{"it is set aside, or its last good version is in force where the processes had one"}
 		}
 		if p.Kind == config.KindBGPPeer && p.Reason == lb.NotSupported {
