@@ -23,6 +23,11 @@ type objectID struct{ kind, name string }
 // sent is what was written of an object last, and the version that it had then.
 type sent struct{ version, text string }
 
+// sameSlice reports whether a and b are one value, not two that are equal.
+func sameSlice[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
 // writeObjects writes the conditions of all objects but pools.
 func (w *StateWriter) writeObjects(ctx context.Context, s State) error {
 	var errs []error
@@ -33,6 +38,7 @@ func (w *StateWriter) writeObjects(ctx context.Context, s State) error {
 		}
 		err := w.writeObject(ctx, st)
 		if apierrors.IsConflict(err) { // the news is on its way to us
+			w.objects.Store(true)
 			w.again(s)
 		} else if err != nil {
 			errs = append(errs, fmt.Errorf("status of %s %s: %w", st.Kind, st.Name, err))

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -64,10 +65,12 @@ type StateWriter struct {
 	c       *Cluster
 	next    *latest[State]
 	touched chan struct{} // somebody changed or deleted what we wrote
+	objects atomic.Bool   // it was a configuration object, but no pool
 
 	// Owned by Run.
 	reported map[config.Problem]bool // Events were recorded; nil: that is not known yet
 	sent     map[objectID]sent
+	written  []config.Status // of which all is written
 }
 
 // StateWriter returns a writer of the component's State. Run it.
@@ -89,7 +92,10 @@ func (w *StateWriter) Run(ctx context.Context) error {
 
 // watch signals when somebody touches an object whose status we write.
 func (w *StateWriter) watch(ctx context.Context) error {
-	signal := func(any) {
+	signal := func(obj any) {
+		if _, pool := obj.(*v1beta1.IPAddressPool); !pool { // whose counters change all the time
+			w.objects.Store(true)
+		}
 		select {
 		case w.touched <- struct{}{}:
 		default:
@@ -148,8 +154,14 @@ func (w *StateWriter) publish(ctx context.Context, s State) error {
 	if err := w.writeConfigurationState(ctx, s); err != nil {
 		errs = append(errs, fmt.Errorf("ConfigurationState: %w", err))
 	}
-	errs = append(errs, w.writeObjects(ctx, s))
-	w.forget(s)
+	if touched := w.objects.Swap(false); touched || !sameSlice(s.Objects, w.written) {
+		err := w.writeObjects(ctx, s)
+		if w.written = s.Objects; err != nil {
+			w.written = nil
+		}
+		errs = append(errs, err)
+		w.forget(s)
+	}
 	return errors.Join(errs...)
 }
 
