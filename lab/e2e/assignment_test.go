@@ -173,7 +173,7 @@ func TestAssignment(t *testing.T) {
 		a := l.holding(t, l.put(t, "ov-a", bound("ov-a")), "ov-a", "203.0.113.0/30")
 		b := l.holding(t, l.put(t, "ov-b", bound("ov-b")), "ov-b", "203.0.113.8/30")
 		l.apply(t, pool("ov-b", []string{"203.0.113.2-203.0.113.11"}))
-		l.awaitAccepted(t, "ov-b", "False", "Overlap", `"ov-a"`, "last good version")
+		l.awaitCondition(t, "IPAddressPool", "ov-b", "Accepted", "False", "Overlap", `"ov-a"`, "last good version")
 		l.awaitFrom(t, l.put(t, "ov-late", bound("ov-b")), "ov-b", "203.0.113.8/30")
 		l.untouched(t, a)
 		l.untouched(t, b)

@@ -144,8 +144,8 @@ func (l *lab) awaitProblem(t *testing.T, kind, name, reason, field, says string,
 	if !speakersOnly {
 		l.awaitEvent(t, system.Namespace, kind, name, reason, field, says)
 	}
-	if kind == "IPAddressPool" {
-		l.awaitAccepted(t, name, "False", field, says)
+	if reason != "PartlyInForce" || kind == "IPAddressPool" { // else it may be a reference
+		l.awaitCondition(t, kind, name, "Accepted", "False", field, says)
 	}
 	for _, c := range l.components(speakersOnly) {
 		l.awaitState(t, c, "Invalid", func(summary string) error {
@@ -166,9 +166,8 @@ func (l *lab) awaitNoProblem(t *testing.T, kind, name string, speakersOnly bool)
 	if !speakersOnly {
 		l.awaitEvent(t, system.Namespace, kind, name, "InForce")
 	}
-	if kind == "IPAddressPool" {
-		l.awaitAccepted(t, name, "True")
-	}
+	l.awaitCondition(t, kind, name, "Accepted", "True")
+	l.awaitCondition(t, kind, name, "ResolvedRefs", "True")
 	for _, c := range l.components(speakersOnly) {
 		l.awaitState(t, c, "Valid", func(summary string) error {
 			if summary != "" {
@@ -177,19 +176,6 @@ func (l *lab) awaitNoProblem(t *testing.T, kind, name string, speakersOnly bool)
 			return nil
 		})
 	}
-}
-
-// awaitAccepted waits until a pool's condition Accepted has a status, and a message
-// with all of parts.
-func (l *lab) awaitAccepted(t *testing.T, pool, status string, parts ...string) {
-	t.Helper()
-	eventually(t, "condition of "+pool+" to be "+status, func() error {
-		text, err := l.field(t.Context(), "IPAddressPool", pool, "status", "conditions")
-		if err == nil && !hasAll(text, append([]string{"type:Accepted", "status:" + status}, parts...)) {
-			err = fmt.Errorf("conditions are %q", text)
-		}
-		return err
-	})
 }
 
 func (l *lab) awaitState(t *testing.T, component, result string, summary func(string) error) {

@@ -90,7 +90,7 @@ func TestOddPools(t *testing.T) {
 	l := frr(t)
 	t.Run("host bits", func(t *testing.T) {
 		l.apply(t, pool("host-bits", []string{"203.0.113.79/30"}))
-		l.awaitAccepted(t, "host-bits", "True")
+		l.awaitCondition(t, "IPAddressPool", "host-bits", "Accepted", "True")
 		l.awaitUsage(t, "host-bits", 0, 4, 0, 0)
 		l.awaitFrom(t, l.put(t, "host-bits", asking("203.0.113.76")), "host-bits", "203.0.113.76/32")
 	})
