@@ -317,9 +317,9 @@ func TestBadPoolTakesNothingAway(t *testing.T) {
 			pool p: assigned 1+0, available 1+0
 			# a typing error
 			configuration partly set aside
-			problem: IPAddressPool p: spec.addresses[0]: "192.0.2.0/33" is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (the last good version stays in force)
+			problem: IPAddressPool p: spec.addresses[0]: invalid CIDR "192.0.2.0/33" in pool "p": it is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (the last good version stays in force)
 			# start
-			problem: IPAddressPool p: spec.addresses[0]: "192.0.2.0/33" is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (set aside)
+			problem: IPAddressPool p: spec.addresses[0]: invalid CIDR "192.0.2.0/33" in pool "p": it is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (set aside)
 			# another Service
 			b: Warning AllocationFailed: Failed to allocate IP for "default/b": NoPool: no IPAddressPool with autoAssign is for this Service
 			# mended

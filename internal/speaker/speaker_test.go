@@ -173,14 +173,14 @@ func TestBadConfigurationKeepsTheGoodOne(t *testing.T) {
 			# typing errors
 			configuration stale: true
 			state: 2 problems
-			  BGPPeer router: spec.peerAddress: "10.0.0.x" is not an IP address (the last good version stays in force)
-			  IPAddressPool p: spec.addresses[0]: "192.0.2.0/33" is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (the last good version stays in force)
+			  BGPPeer router: spec.peerAddress: invalid BGPPeer address "10.0.0.x": it is not an IP address (the last good version stays in force)
+			  IPAddressPool p: spec.addresses[0]: invalid CIDR "192.0.2.0/33" in pool "p": it is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (the last good version stays in force)
 			# a node changes
 			apply layer2: nothing
 			# one is mended
 			configuration stale: true
 			state: 1 problems
-			  BGPPeer router: spec.peerAddress: "10.0.0.x" is not an IP address (the last good version stays in force)
+			  BGPPeer router: spec.peerAddress: invalid BGPPeer address "10.0.0.x": it is not an IP address (the last good version stays in force)
 			# all are
 			configuration stale: false
 			state: 0 problems

@@ -11,6 +11,8 @@ import (
 	"github.com/barelb/barelb/internal/core/lb"
 )
 
+const twicePools = "duplicate definition of ipAddressPools"
+
 func (p *parser) l2(objs Objects) {
 	for i := range objs.L2 {
 		o := &objs.L2[i]
@@ -32,7 +34,7 @@ func (p *parser) l2(objs Objects) {
 // parseL2Adv returns an advertisement of those of its pools that are there, what is
 // wrong with it, and which pools are not there.
 func parseL2Adv(o *L2Advertisement, pools []IPAddressPool) (adv *L2Adv, ps, unknown problems) { //nolint:nonamedreturns // tells the two
-	ps.unique("spec.ipAddressPools", o.Pools)
+	ps.unique("spec.ipAddressPools", twicePools, o.Pools)
 	ps.selectors("spec.ipAddressPoolSelectors", o.PoolSelectors)
 	ps.selectors("spec.nodeSelectors", o.NodeSelectors)
 	ps.selectors("spec.serviceSelectors", o.ServiceSelectors)
@@ -106,21 +108,21 @@ const maxPrepend = 16
 
 func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, problems) {
 	var ps problems
-	ps.unique("spec.ipAddressPools", o.Pools)
-	ps.unique("spec.peers", o.Peers)
-	ps.unique("spec.communities", o.Communities)
+	ps.unique("spec.ipAddressPools", twicePools, o.Pools)
+	ps.unique("spec.peers", "duplicate definition of peers", o.Peers)
+	ps.unique("spec.communities", "duplicate definition of community", o.Communities)
 	ps.selectors("spec.ipAddressPoolSelectors", o.PoolSelectors)
 	ps.selectors("spec.nodeSelectors", o.NodeSelectors)
 	ps.selectors("spec.serviceSelectors", o.ServiceSelectors)
 	if o.AggregationLength < 1 || o.AggregationLength > 32 {
-		ps.add("spec.aggregationLength", lb.InvalidField, "%d is not between 1 and 32", o.AggregationLength)
+		ps.add("spec.aggregationLength", lb.InvalidField, "invalid aggregation length %d for IPv4: it is not between 1 and 32", o.AggregationLength)
 	}
 	if o.AggregationLengthV6 < 1 || o.AggregationLengthV6 > 128 {
-		ps.add("spec.aggregationLengthV6", lb.InvalidField, "%d is not between 1 and 128", o.AggregationLengthV6)
+		ps.add("spec.aggregationLengthV6", lb.InvalidField, "invalid aggregation length %d for IPv6: it is not between 1 and 128", o.AggregationLengthV6)
 	}
 	if len(o.ServiceSelectors) > 0 && (o.AggregationLength != 32 || o.AggregationLengthV6 != 128) {
 		ps.add("spec.serviceSelectors", lb.InvalidField,
-			"can only be used with the default aggregationLength (32) and aggregationLengthV6 (128)")
+			"serviceSelectors and aggregationLength are mutually exclusive, can only be used together with default aggregationLength (32) and aggregationLengthV6 (128)")
 	}
 	if o.Prepend > maxPrepend {
 		ps.add("spec.asPathPrepend", lb.InvalidField, "%d is more than %d", o.Prepend, maxPrepend)
@@ -133,7 +135,7 @@ func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, pr
 		field := fmt.Sprintf("spec.communities[%d]", i)
 		c, err := parseCommunity(text)
 		if err != nil && strings.Contains(text, ":") {
-			ps.add(field, lb.InvalidField, "%v", err)
+			ps.add(field, lb.InvalidField, "invalid community %q in BGP advertisement: %v", text, err)
 			continue
 		} else if err != nil {
 			alias, ok := aliases[text]
@@ -201,7 +203,8 @@ func (p *parser) dropTooNarrow(adv *BGPAdv) problems {
 				length, field = adv.Length6, "spec.aggregationLengthV6"
 			}
 			if widest.Bits() > length {
-				ps.add(field, lb.Conflict, "%d is shorter than the prefix %s of IPAddressPool %q (spec.addresses[%d])", length, widest, name, i)
+				ps.add(field, lb.Conflict, "invalid aggregation length %d: prefix %d in this pool is more specific than the aggregation length for addresses %s (IPAddressPool %q)",
+					length, widest.Bits(), pool.texts[i], name)
 				delete(adv.Pools, name)
 				break
 			}
@@ -239,9 +242,9 @@ func (p *parser) communities(objs []CommunityList) map[string]community {
 			c, err := parseCommunity(a.Value)
 			switch {
 			case err != nil:
-				ps.add(field+".value", lb.InvalidField, "%v", err)
+				ps.add(field+".value", lb.InvalidField, "parsing community %q: %v", a.Name, err)
 			case definedBy[a.Name] != "":
-				ps.add(field+".name", lb.Conflict, "%q is already defined by Community %q", a.Name, definedBy[a.Name])
+				ps.add(field+".name", lb.Conflict, "duplicate definition of community %q: Community %q defines it already", a.Name, definedBy[a.Name])
 			default:
 				aliases[a.Name] = c
 				definedBy[a.Name] = o.Name
@@ -266,13 +269,14 @@ func parseCommunity(text string) (community, error) {
 		parts, bits = parts[1:], 32
 	}
 	if large && len(parts) != 3 || !large && len(parts) != 2 {
-		return community{}, fmt.Errorf("%q is not a community such as 64512:100 or large:64512:1:2", text)
+		return community{}, fmt.Errorf("invalid community format: %q is not such as 64512:100 or large:64512:1:2", text)
 	}
 	var n [3]uint32
 	for i, s := range parts {
 		v, err := strconv.ParseUint(s, 10, bits)
 		if err != nil {
-			return community{}, fmt.Errorf("%q: %q is not a number of %d bits", text, s, bits)
+			return community{}, fmt.Errorf("invalid community value: invalid %s section of community %q: it is not a number of %d bits",
+				[]string{"first", "second", "third"}[i], s, bits)
 		}
 		n[i] = uint32(v)
 	}

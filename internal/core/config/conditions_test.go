@@ -71,7 +71,7 @@ func TestConditions(t *testing.T) {
 			"true InUse: Services hold addresses of it; it is covered by L2Advertisement nodes, some and BGPAdvertisement to-away, to-r\nkeep",
 		{"IPAddressPool", "b"}: "true Accepted: in force as written\ntrue ResolvedRefs: it refers to no other object\n" +
 			"false NotInUse: no Service holds an address of it; it is covered by L2Advertisement idle and BGPAdvertisement alias\nkeep",
-		{"IPAddressPool", "bad"}: `false InvalidField: spec.addresses[0]: "10.0.1.0/33" is neither a CIDR such as 198.51.100.0/24 nor a range such as ` +
+		{"IPAddressPool", "bad"}: `false InvalidField: spec.addresses[0]: invalid CIDR "10.0.1.0/33" in pool "bad": it is neither a CIDR such as 198.51.100.0/24 nor a range such as ` +
 			"198.51.100.10-198.51.100.20 (set aside)\ntrue ResolvedRefs: it refers to no other object\n" +
 			"false NotInUse: no Service holds an address of it; no advertisement covers it",
 		{"L2Advertisement", "some"}: "true Accepted: in force as written, but for what ResolvedRefs tells\n" +
@@ -99,7 +99,7 @@ func TestConditions(t *testing.T) {
 		{"BFDProfile", "idle"}: "true Accepted: in force as written\ntrue ResolvedRefs: it refers to no other object\nfalse NotInUse: no BGPPeer in force refers to it\nkeep",
 		{"BFDProfile", "bad"}: "false InvalidField: spec.detectMultiplier: 1 is not between 2 and 255 (set aside)\n" +
 			"true ResolvedRefs: it refers to no other object\nfalse NotInUse: no BGPPeer in force refers to it",
-		{"Community", "c"}: `false InvalidField: spec.communities[1].value: "?" is not a community such as 64512:100 or large:64512:1:2 (the rest is in force)` + "\n" +
+		{"Community", "c"}: `false InvalidField: spec.communities[1].value: parsing community "junk": invalid community format: "?" is not such as 64512:100 or large:64512:1:2 (the rest is in force)` + "\n" +
 			"true ResolvedRefs: it refers to no other object\ntrue InUse: used by BGPAdvertisement alias\nkeep",
 		{"Community", "idle"}: "true Accepted: in force as written\ntrue ResolvedRefs: it refers to no other object\n" +
 			"false NotInUse: no BGPAdvertisement uses an alias that it defines\nkeep",

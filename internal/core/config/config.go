@@ -167,27 +167,29 @@ func (ps *problems) add(field string, reason lb.Reason, format string, args ...a
 	*ps = append(*ps, problem{field, reason, fmt.Sprintf(format, args...)})
 }
 
+// The texts of what MetalLB refuses too contain MetalLB's, which users' tools look for.
+
 // selectors reports what is wrong with a list of selectors.
 func (ps *problems) selectors(field string, sels []lb.Selector) {
 	seen := map[string]bool{}
 	for i, s := range sels {
 		at := fmt.Sprintf("%s[%d]", field, i)
 		if err := s.Validate(); err != nil {
-			ps.add(at, lb.InvalidField, "%v", err)
+			ps.add(at, lb.InvalidField, "invalid label selector: %v", err)
 		}
 		if seen[s.String()] {
-			ps.add(at, lb.InvalidField, "the same selector is given twice")
+			ps.add(at, lb.InvalidField, "duplicate definition of %s %q", field[strings.LastIndexByte(field, '.')+1:], s)
 		}
 		seen[s.String()] = true
 	}
 }
 
-// unique reports entries that are given twice.
-func (ps *problems) unique(field string, list []string) {
+// unique reports entries that are given twice, in the words of twice.
+func (ps *problems) unique(field, twice string, list []string) {
 	seen := map[string]bool{}
 	for i, s := range list {
 		if seen[s] {
-			ps.add(fmt.Sprintf("%s[%d]", field, i), lb.InvalidField, "%q is given twice", s)
+			ps.add(fmt.Sprintf("%s[%d]", field, i), lb.InvalidField, "%s %q", twice, s)
 		}
 		seen[s] = true
 	}

@@ -92,11 +92,11 @@ func (ps *problems) peerASNs(o *BGPPeer) {
 	}
 	switch {
 	case o.PeerASN == 0 && o.DynamicASN == "":
-		ps.add("spec.peerASN", lb.InvalidField, "one of peerASN and dynamicASN is needed")
+		ps.add("spec.peerASN", lb.InvalidField, "missing peer ASN and dynamicASN: one of them is needed")
 	case o.PeerASN != 0 && o.DynamicASN != "":
-		ps.add("spec.dynamicASN", lb.InvalidField, "peerASN and dynamicASN exclude each other")
+		ps.add("spec.dynamicASN", lb.InvalidField, "both peer ASN and dynamicASN specified: they exclude each other")
 	case o.DynamicASN != "" && o.DynamicASN != string(lb.InternalASN) && o.DynamicASN != string(lb.ExternalASN):
-		ps.add("spec.dynamicASN", lb.InvalidField, "%q is neither internal nor external", o.DynamicASN)
+		ps.add("spec.dynamicASN", lb.InvalidField, "invalid dynamicASN %q: it is neither internal nor external", o.DynamicASN)
 	}
 	if o.LocalASN != 0 {
 		// It hides our AS from another one.
@@ -108,16 +108,16 @@ func (ps *problems) peerASNs(o *BGPPeer) {
 		}
 	}
 	if o.MultiHop && o.PeerASN == o.MyASN {
-		ps.add("spec.ebgpMultiHop", lb.InvalidField, "is for external peers, but peerASN equals myASN")
+		ps.add("spec.ebgpMultiHop", lb.InvalidField, "invalid ebgp-multihop parameter set for an ibgp peer: peerASN equals myASN")
 	}
 }
 
 func (ps *problems) peerAddresses(o *BGPPeer, peer *lb.Peer) {
 	switch {
 	case o.PeerAddress == "" && o.Interface == "":
-		ps.add("spec.peerAddress", lb.InvalidField, "one of peerAddress and interface is needed")
+		ps.add("spec.peerAddress", lb.InvalidField, "missing BGPPeer address and interface: one of them is needed")
 	case o.PeerAddress != "" && o.Interface != "":
-		ps.add("spec.interface", lb.InvalidField, "peerAddress and interface exclude each other")
+		ps.add("spec.interface", lb.InvalidField, "both BGPPeer address and interface specified: they exclude each other")
 	case o.Interface != "":
 		ps.device("spec.interface", o.Interface)
 		if o.MultiHop {
@@ -127,7 +127,7 @@ func (ps *problems) peerAddresses(o *BGPPeer, peer *lb.Peer) {
 			ps.add("spec.sourceAddress", lb.InvalidField, "cannot be chosen together with interface")
 		}
 	default:
-		peer.Addr = ps.address("spec.peerAddress", o.PeerAddress)
+		peer.Addr = ps.address("spec.peerAddress", "BGPPeer address", o.PeerAddress)
 		if peer.Addr.Is6() && peer.Addr.IsLinkLocalUnicast() {
 			ps.add("spec.peerAddress", lb.InvalidField, "%s is link-local: give interface in its place", peer.Addr)
 		}
@@ -140,13 +140,13 @@ func (ps *problems) peerAddresses(o *BGPPeer, peer *lb.Peer) {
 		ps.add("spec.ttlSecurityHops", lb.InvalidField, "excludes ebgpMultiHop: it says itself how far away the router may be")
 	}
 	if o.SourceAddress != "" {
-		peer.SourceAddr = ps.address("spec.sourceAddress", o.SourceAddress)
+		peer.SourceAddr = ps.address("spec.sourceAddress", "source IP", o.SourceAddress)
 		if peer.SourceAddr.IsValid() && peer.Addr.IsValid() && peer.SourceAddr.BitLen() != peer.Addr.BitLen() {
 			ps.add("spec.sourceAddress", lb.InvalidField, "%s and peerAddress %s are of different families", peer.SourceAddr, peer.Addr)
 		}
 	}
 	if o.RouterID != "" {
-		peer.RouterID = ps.address("spec.routerID", o.RouterID)
+		peer.RouterID = ps.address("spec.routerID", "router ID", o.RouterID)
 		if peer.RouterID.IsValid() && !peer.RouterID.Is4() {
 			ps.add("spec.routerID", lb.InvalidField, "%s is not an IPv4 address (RFC 4271 §4.2)", peer.RouterID)
 		}
@@ -160,10 +160,10 @@ func (ps *problems) device(field, name string) {
 	}
 }
 
-func (ps *problems) address(field, text string) netip.Addr {
+func (ps *problems) address(field, what, text string) netip.Addr {
 	a, err := netip.ParseAddr(text)
 	if err != nil {
-		ps.add(field, lb.InvalidField, "%q is not an IP address", text)
+		ps.add(field, lb.InvalidField, "invalid %s %q: it is not an IP address", what, text)
 	}
 	return a.Unmap()
 }
@@ -194,13 +194,13 @@ func (ps *problems) peerTimers(o *BGPPeer, peer *lb.Peer) {
 	hold := peer.HoldTime.Round(time.Second)
 	switch {
 	case hold != 0 && hold < 3*time.Second:
-		ps.add("spec.holdTime", lb.InvalidField, "%s is neither 0 nor at least 3s", peer.HoldTime)
+		ps.add("spec.holdTime", lb.InvalidField, "invalid BGPPeer timers: invalid hold time %q: must be 0 or >=3s", peer.HoldTime)
 	case hold > 65535*time.Second:
-		ps.add("spec.holdTime", lb.InvalidField, "%s is more than 65535s", peer.HoldTime)
+		ps.add("spec.holdTime", lb.InvalidField, "invalid BGPPeer timers: invalid hold time %q: must be at most 65535s", peer.HoldTime)
 	case peer.Keepalive < 0:
-		ps.add("spec.keepaliveTime", lb.InvalidField, "%s is negative", peer.Keepalive)
+		ps.add("spec.keepaliveTime", lb.InvalidField, "invalid BGPPeer timers: invalid keepaliveTime %q: it is negative", peer.Keepalive)
 	case peer.Keepalive > peer.HoldTime:
-		ps.add("spec.keepaliveTime", lb.InvalidField, "%s is more than the hold time, %s", peer.Keepalive, peer.HoldTime)
+		ps.add("spec.keepaliveTime", lb.InvalidField, "invalid BGPPeer timers: invalid keepaliveTime %q, must be lower than holdTime %q", peer.Keepalive, peer.HoldTime)
 	}
 	peer.HoldTime = hold
 }
@@ -219,7 +219,7 @@ func (ps *problems) peerPassword(o *BGPPeer, objs Objects) string {
 	}
 	const field = "spec.passwordSecret"
 	if o.Password != "" {
-		ps.add(field, lb.InvalidField, "password and passwordSecret exclude each other")
+		ps.add(field, lb.InvalidField, "can not have both password and secret ref set in peer config %q: they exclude each other", o.Name)
 		return ""
 	}
 	s, ok := objs.Secrets[o.PasswordSecret]

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -22,7 +23,8 @@ type Pool struct {
 	Guarded       bool               // what Services hold from it stays theirs, whatever is written now
 	IgnoreOnWire  IgnoreOnWire
 
-	entries [][]netip.Prefix // each of spec.addresses as the fewest prefixes
+	texts   []string         // spec.addresses, but for what makes no sense
+	entries [][]netip.Prefix // each of texts as the fewest prefixes
 }
 
 // IgnoreOnWire says which addresses of a pool may be given although somebody on the
@@ -134,26 +136,27 @@ func parsePool(o *IPAddressPool) (*Pool, problems) {
 		Terminating: o.Terminating, Guarded: o.Guarded,
 	}
 	if len(o.Addresses) == 0 {
-		ps.add("spec.addresses", lb.InvalidField, "needs at least one CIDR or range")
+		ps.add("spec.addresses", lb.InvalidField, "pool has no prefixes defined: it needs at least one CIDR or range")
 	}
 	var own claims
 	for i, text := range o.Addresses {
 		field := fmt.Sprintf("spec.addresses[%d]", i)
 		r, err := ParseRange(text)
 		if err != nil {
-			ps.add(field, lb.InvalidField, "%v", err)
+			ps.add(field, lb.InvalidField, "invalid CIDR %q in pool %q: %v", text, o.Name, err)
 			continue
 		}
 		if _, other, ok := own.overlap([]Range{r}); ok {
-			ps.add(field, lb.Overlap, "%s overlaps with %s of the same pool", r, other.Range)
+			ps.add(field, lb.Overlap, "CIDR %q in pool %q overlaps with already defined CIDR %q of the same pool", r, o.Name, other.Range)
 			continue
 		}
 		own.add(&Pool{Name: o.Name, Ranges: []Range{r}})
 		pool.Ranges = append(pool.Ranges, r)
+		pool.texts = append(pool.texts, text)
 		pool.entries = append(pool.entries, Prefixes(r))
 	}
 	if a := o.Allocation; a != nil {
-		ps.unique("spec.serviceAllocation.namespaces", a.Namespaces)
+		ps.unique("spec.serviceAllocation.namespaces", "duplicate definition in namespaces field", a.Namespaces)
 		ps.selectors("spec.serviceAllocation.namespaceSelectors", a.NamespaceSelectors)
 		ps.selectors("spec.serviceAllocation.serviceSelectors", a.ServiceSelectors)
 	}
@@ -167,10 +170,10 @@ func ParseRange(text string) (Range, error) {
 	if !isRange {
 		pfx, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			return Range{}, fmt.Errorf("%q is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20", text)
+			return Range{}, errors.New("it is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20")
 		}
 		if pfx.Addr().Is4In6() {
-			return Range{}, fmt.Errorf("%q: write IPv4 addresses in their own form", text)
+			return Range{}, errors.New("write IPv4 addresses in their own form")
 		}
 		pfx = pfx.Masked()
 		return Range{pfx.Addr(), lastOf(pfx)}, nil
@@ -178,16 +181,16 @@ func ParseRange(text string) (Range, error) {
 	first, err1 := netip.ParseAddr(strings.TrimSpace(from))
 	last, err2 := netip.ParseAddr(strings.TrimSpace(to))
 	if bad := cmp.Or(err1, err2); bad != nil {
-		return Range{}, fmt.Errorf("%q is not a range such as 198.51.100.10-198.51.100.20", text)
+		return Range{}, errors.New("it is not a range such as 198.51.100.10-198.51.100.20")
 	}
 	first, last = first.Unmap(), last.Unmap()
 	switch {
 	case first.Zone() != "" || last.Zone() != "":
-		return Range{}, fmt.Errorf("%q: addresses of a pool have no zone", text)
+		return Range{}, errors.New("addresses of a pool have no zone")
 	case first.BitLen() != last.BitLen():
-		return Range{}, fmt.Errorf("%q mixes IPv4 and IPv6", text)
+		return Range{}, errors.New("it mixes IPv4 and IPv6")
 	case last.Less(first):
-		return Range{}, fmt.Errorf("%q is reversed: its first address is above its last", text)
+		return Range{}, errors.New("it is reversed: its first address is above its last")
 	}
 	return Range{first, last}, nil
 }
@@ -253,7 +256,7 @@ func (c claims) overlap(rs []Range) (Range, claim, bool) {
 func (c claims) clash(pool *Pool) problems {
 	var ps problems
 	if r, other, ok := c.overlap(pool.Ranges); ok {
-		ps.add("spec.addresses", lb.Overlap, "%s overlaps with %s of IPAddressPool %q, which is older", r, other.Range, other.pool)
+		ps.add("spec.addresses", lb.Overlap, "CIDR %q in pool %q overlaps with already defined CIDR %q of IPAddressPool %q, which is older", r, pool.Name, other.Range, other.pool)
 	}
 	return ps
 }

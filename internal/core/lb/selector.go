@@ -84,11 +84,11 @@ func (s Selector) Validate() error {
 		}
 		vals := slices.Sorted(slices.Values(r.Values))
 		if len(slices.Compact(vals)) != len(r.Values) {
-			return fmt.Errorf("%s.values: a value is given twice", field)
+			return fmt.Errorf("%s.values: duplicate definition of match expression value in label selector", field)
 		}
 		for _, o := range s.MatchExpressions[:i] {
 			if o.String() == r.String() {
-				return fmt.Errorf("%s: the same requirement is given twice", field)
+				return fmt.Errorf("%s: duplicate definition of match expressions %q", field, r)
 			}
 		}
 	}

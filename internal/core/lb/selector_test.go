@@ -85,7 +85,7 @@ func TestSelectorValidate(t *testing.T) {
 		"NotIn without values":     {expr("a", "NotIn"), "needs at least one"},
 		"Exists with values":       {expr("a", "Exists", "x"), "takes none"},
 		"DoesNotExist with values": {expr("a", "DoesNotExist", "x"), "takes none"},
-		"value twice":              {expr("a", "In", "x", "y", "x"), "given twice"},
+		"value twice":              {expr("a", "In", "x", "y", "x"), "duplicate definition of match expression value"},
 		"value with a comma":       {expr("a", "In", "x,y"), "no label value"},
 		"value too long":           {expr("a", "In", strings.Repeat("x", 64)), "no label value"},
 		"longest value":            {expr("a", "In", strings.Repeat("x", 63)), ""},
