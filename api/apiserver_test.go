@@ -26,6 +26,7 @@ import (
 const (
 	crdDir      = "../deploy/crds"
 	installFile = "../deploy/install.yaml"
+	webhookFile = "../deploy/manifests/webhook.yaml"
 	namespace   = "metallb-system"
 )
 

@@ -24,7 +24,12 @@ import (
 // returns them. There are no nodes, so nothing starts.
 func applyInstall(t *testing.T, c client.Client) []*unstructured.Unstructured {
 	t.Helper()
-	text, err := os.ReadFile(installFile)
+	return applyFile(t, c, installFile)
+}
+
+func applyFile(t *testing.T, c client.Client, file string) []*unstructured.Unstructured {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +44,7 @@ func applyInstall(t *testing.T, c client.Client) []*unstructured.Unstructured {
 		}
 		o := &unstructured.Unstructured{}
 		if err := yaml.UnmarshalStrict(doc, &o.Object); err != nil {
-			t.Fatalf("parse install.yaml: %v\n%s", err, doc)
+			t.Fatalf("parse %s: %v\n%s", file, err, doc)
 		}
 		if o.Object == nil {
 			continue // comments
@@ -186,6 +191,37 @@ func TestInstallPermissions(t *testing.T) {
 		)
 	}
 
+	checkAccess(t, c, table)
+}
+
+// TestWebhookPermissions: the webhook, which is apart, adds the right to keep one Secret, and to
+// have the API server trust it.
+func TestWebhookPermissions(t *testing.T) {
+	c, warned := newClient(t)
+	applyInstall(t, c)
+	for _, o := range applyFile(t, c, webhookFile) {
+		cleanUp(t, c, o)
+	}
+	for _, w := range warned.take() {
+		t.Errorf("the API server warns: %s", w)
+	}
+	const secret, hooks, hook = "metallb-webhook-cert", "validatingwebhookconfigurations", "metallb-webhook-configuration"
+	checkAccess(t, c, []access{
+		{"both", namespace, "", "secrets", secret, []string{"get"}},
+		{"controller", namespace, "", "secrets", secret, []string{"update"}},
+		{"nobody", namespace, "", "secrets", secret, []string{"list", "watch", "patch", "delete"}},
+		{"nobody", namespace, "", "secrets", "memberlist", []string{"list", "watch", "update", "patch", "delete"}},
+		{"nobody", "default", "", "secrets", secret, []string{"get", "create", "update"}},
+		{"controller", "", "admissionregistration.k8s.io", hooks, hook, []string{"get", "patch"}},
+		{"nobody", "", "admissionregistration.k8s.io", hooks, hook, []string{"list", "watch", "create", "update", "delete"}},
+		{"nobody", "", "admissionregistration.k8s.io", hooks, "another", []string{"get", "patch", "update", "delete"}},
+		{"nobody", "", "apiextensions.k8s.io", "customresourcedefinitions", "bgppeers.metallb.io", []string{"get", "patch", "update"}},
+	})
+}
+
+// checkAccess asks the API server whether the rows are true.
+func checkAccess(t *testing.T, c client.Client, table []access) {
+	t.Helper()
 	for _, row := range table {
 		for _, account := range []string{"controller", "speaker"} {
 			for _, verb := range row.verbs {

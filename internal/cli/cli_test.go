@@ -48,12 +48,14 @@ func TestArguments(t *testing.T) {
 		"speaker":              {"barelb speaker --node-name=node1", ns, started},
 		"as MetalLB's Pod":     {"/speaker --port=9120 --log-level=info", members, started},
 		"as MetalLB's other":   {"/controller --port=9120 --log-level=info --tls-min-version=VersionTLS13 --webhook-mode=enabled", ns, started},
-		"all that is ignored":  {"/controller --webhook-mode enabled --webhook-http2 --disable-cert-rotation --cert-dir=/x --cert-service-name y --webhook-secret z --port=1", ns, started},
+		"all of the webhook":   {"/controller --webhook-mode enabled --webhook-http2 --disable-cert-rotation --cert-dir=/x --cert-service-name y --webhook-secret z --port=1", ns, started},
 		"ignored with values":  {"/controller --disable-cert-rotation=true --webhook-http2=false", ns, started},
 		"ignored by a speaker": {"/speaker --frrk8s-namespace x --frrk8s-secret-passthrough --bgp-debounce-timeout 500", node, started},
+		"webhook alone":        {"barelb controller --webhook-mode=onlywebhook --webhook-port=1", ns, started},
 		"TLS 1.2":              {"/controller --tls-min-version=VersionTLS12 --tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 --tls-curve-preferences=X25519,CurveP256", ns, started},
 
 		"no namespace":       {"barelb controller", nil, "barelb: --namespace: say where the configuration objects are (metallb-system, as a rule), or set METALLB_NAMESPACE"},
+		"webhook mode":       {"barelb controller --webhook-mode=on", ns, `barelb: --webhook-mode: "on" is neither enabled nor disabled nor onlywebhook`},
 		"graceful restart":   {"barelb speaker --node-name=node1 --graceful-restart=yes", ns, `barelb: --graceful-restart: "yes" is neither peer nor on`},
 		"profile":            {"barelb speaker --node-name=node1 --l2-profile=fas", ns, `barelb: --l2-profile: no profile "fas": want default or fast`},
 		"no name":            {"barelb explain service", nil, "barelb: one name is needed, and there are 0: barelb explain service [NAMESPACE/]NAME"},
@@ -85,7 +87,7 @@ func TestHelp(t *testing.T) {
 	for args, want := range map[string][]string{
 		"barelb":                   {"barelb controller", "The processes of a cluster", "For users", "explain", "speaker", "version"},
 		"barelb --help":            {"The processes of a cluster", "MetalLB's API"},
-		"barelb controller --help": {"--ml-secret-name", "--lb-class", "METALLB_NAMESPACE", "9120"},
+		"barelb controller --help": {"--ml-secret-name", "--lb-class", "METALLB_NAMESPACE", "9120", "--webhook-mode"},
 		"barelb speaker -h":        {"--ml-bindaddr", "--probe-addresses", "--graceful-restart", "--node-name", "METALLB_NODE_NAME", "7946"},
 		"/speaker --help":          {"--ml-bindaddr"},
 	} {
@@ -98,7 +100,7 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%s: no %q in:\n%s", args, w, stdout)
 			}
 		}
-		for _, hidden := range []string{"webhook", "without effect", "frrk8s"} {
+		for _, hidden := range []string{"webhook-http2", "without effect", "frrk8s"} {
 			if strings.Contains(stdout, hidden) {
 				t.Errorf("%s: speaks of %q", args, hidden)
 			}

@@ -23,6 +23,7 @@ type controllerFlags struct {
 	secretName, deployment string
 	poolEdits              string
 	retention, lease       time.Duration
+	hook                   webhookFlags
 }
 
 func controllerCommand(stderr io.Writer) *cobra.Command {
@@ -51,8 +52,8 @@ nevertheless, and adopted by the next one.`,
 	fl.StringVar(&f.poolEdits, "pool-edits", editsMove, "what becomes of Services when a pool is shrunk or deleted under them: move (they get other addresses, or none) or guard (they keep theirs until they go; a condition on the pool names them)")
 	fl.DurationVar(&f.retention, "address-retention", 10*time.Minute, "how long the addresses of a deleted Service are kept for one of the same namespace and name; others get them before only if nothing else is free; 0 keeps none")
 	fl.DurationVar(&f.lease, "lease-duration", 3*time.Second, "how long a controller at work that is not heard of stays the one at work")
-	ignored(fl, []string{"disable-cert-rotation", "webhook-http2"},
-		[]string{"cert-dir", "cert-service-name", "webhook-secret", "webhook-mode"})
+	f.hook.add(fl)
+	ignored(fl, []string{"webhook-http2"}, nil)
 	return cmd
 }
 
@@ -72,7 +73,7 @@ func (f *controllerFlags) check() error {
 	case f.lease < time.Second:
 		return fmt.Errorf("--lease-duration: %s is less than a second, in which no API server can be relied on to answer", f.lease)
 	}
-	return nil
+	return f.hook.check()
 }
 
 // identity returns the name of this process among the candidates. In a Pod it is the
@@ -99,6 +100,9 @@ func runController(ctx context.Context, f controllerFlags, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
+	if f.hook.mode == webhookOnly {
+		return runWebhook(ctx, cluster, f, log)
+	}
 	l := leader{
 		cluster: cluster, feed: cluster.Feed(), log: log, follows: make(chan struct{}), leads: make(chan struct{}),
 		metrics: kube.NewClientMetrics(cluster.Registry()), usage: &controller.Usage{},
@@ -114,6 +118,11 @@ func runController(ctx context.Context, f controllerFlags, log *slog.Logger) err
 	ready := make(chan struct{})
 	if err := serve(ctx, tasks, cluster, f.common, "", ready); err != nil {
 		return err
+	}
+	if f.hook.mode == webhookEnabled {
+		if _, err := startWebhook(ctx, tasks, cluster, f, log); err != nil {
+			return err
+		}
 	}
 	tasks.Go(ctx, "readiness", func(ctx context.Context) error { return l.tellReady(ctx, ready) })
 	if f.secretName != "" {

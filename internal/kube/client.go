@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -107,7 +108,7 @@ func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		appsv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme, corev1.AddToScheme, discoveryv1.AddToScheme,
+		admissionregistrationv1.AddToScheme, appsv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme, corev1.AddToScheme, discoveryv1.AddToScheme,
 		v1alpha1.AddToScheme, v1beta1.AddToScheme, v1beta2.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
@@ -243,6 +244,7 @@ func kinds() *meta.DefaultRESTMapper {
 		core.WithKind("Namespace"), core.WithKind("Node"),
 		authenticationv1.SchemeGroupVersion.WithKind("TokenReview"),
 		authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview"),
+		admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingWebhookConfiguration"),
 	}
 	add := func(k schema.GroupVersionKind, scope meta.RESTScope) {
 		m.Add(k, scope)

@@ -69,7 +69,7 @@ func (f *configFeed) run(ctx context.Context, ready func()) error {
 		case <-f.wake: // what it tells of is read now
 		default:
 		}
-		objs, err := f.read(ctx)
+		objs, err := readConfig(ctx, f.c.cache)
 		if err != nil {
 			return unlessEnded(ctx, fmt.Errorf("list configuration objects: %w", err))
 		}
@@ -119,8 +119,8 @@ func (f *configFeed) waitForNews(ctx context.Context, objs *config.Objects) bool
 	}
 }
 
-// read lists all configuration objects from the cache.
-func (f *configFeed) read(ctx context.Context) (*config.Objects, error) {
+// readConfig lists all configuration objects.
+func readConfig(ctx context.Context, from client.Reader, opts ...client.ListOption) (*config.Objects, error) {
 	var (
 		pools       v1beta1.IPAddressPoolList
 		l2          v1beta1.L2AdvertisementList
@@ -130,7 +130,7 @@ func (f *configFeed) read(ctx context.Context) (*config.Objects, error) {
 		communities v1beta1.CommunityList
 	)
 	for _, list := range []client.ObjectList{&pools, &l2, &bgp, &peers, &profiles, &communities} {
-		if err := f.c.cache.List(ctx, list); err != nil {
+		if err := from.List(ctx, list, opts...); err != nil {
 			return nil, err
 		}
 	}
