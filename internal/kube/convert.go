@@ -321,5 +321,8 @@ func convertCommunity(o *v1beta1.Community) config.CommunityList {
 // convertSecret copies out the one key that is needed.
 func convertSecret(o *corev1.Secret) config.Secret {
 	password, ok := o.Data["password"]
+	if text, plain := o.StringData["password"]; plain { // in files alone: it counts more
+		password, ok = []byte(text), true
+	}
 	return config.Secret{Type: string(o.Type), Password: string(password), HasKey: ok}
 }

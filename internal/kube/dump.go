@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -57,6 +58,12 @@ type Dump struct {
 	Sessions    []SessionStatus
 	Claims      []v1alpha1.AddressClaim
 	Conflicts   []v1alpha1.AddressConflict
+
+	// What is read for a migration alone.
+	CRDs     []CRD
+	FRR      []metav1.PartialObjectMetadata // FRRConfigurations
+	Webhooks []admissionv1.ValidatingWebhookConfiguration
+	Rules    []PrometheusRule
 
 	// Class is the loadBalancerClass that BareLB serves, if that is not for its Pods to say.
 	Class   string
@@ -358,6 +365,14 @@ func (d *Dump) target(kind string) parser {
 		return into(&d.Leases)
 	case "ServiceCIDR":
 		return into(&d.ServiceCIDRs)
+	case crdKind:
+		return into(&d.CRDs)
+	case frrKind:
+		return into(&d.FRR)
+	case "ValidatingWebhookConfiguration":
+		return into(&d.Webhooks)
+	case ruleKind:
+		return into(&d.Rules)
 	}
 	return d.configTarget(kind)
 }

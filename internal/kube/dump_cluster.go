@@ -311,12 +311,9 @@ func (d *Dump) flags(c *explain.Cluster) explain.Flags {
 			continue
 		}
 		for _, ctr := range o.Spec.Containers {
-			args := slices.Concat(ctr.Command, ctr.Args)
-			for i, a := range args {
-				name, value, given := strings.Cut(strings.TrimLeft(a, "-"), "=")
-				if !given && i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
-					value = args[i+1]
-				}
+			args := map[string]string{}
+			parseArgs(args, slices.Concat(ctr.Command, ctr.Args))
+			for name, value := range args {
 				switch name {
 				case "lb-class":
 					f.Class = value

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -19,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,7 +56,7 @@ func NewReader(cfg *rest.Config, namespace string) (*Reader, error) {
 	r.rest.Wrap(func(next http.RoundTripper) http.RoundTripper { return dateReader{next, &r.clock} })
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		appsv1.AddToScheme, authorizationv1.AddToScheme, coordinationv1.AddToScheme, corev1.AddToScheme, discoveryv1.AddToScheme,
+		admissionv1.AddToScheme, appsv1.AddToScheme, authorizationv1.AddToScheme, coordinationv1.AddToScheme, corev1.AddToScheme, discoveryv1.AddToScheme,
 		networkingv1.AddToScheme, v1alpha1.AddToScheme, v1beta1.AddToScheme, v1beta2.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
@@ -69,6 +71,7 @@ func NewReader(cfg *rest.Config, namespace string) (*Reader, error) {
 	m.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)
 	m.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
 	m.Add(networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"), meta.RESTScopeRoot)
+	addMigrationKinds(m)
 	var err error
 	if r.client, err = client.NewWithWatch(r.rest, client.Options{Scheme: scheme, Mapper: m}); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
@@ -102,6 +105,7 @@ func (d dateReader) RoundTrip(req *http.Request) (*http.Response, error) {
 // Scope is what a Reader reads beyond Services, nodes and configuration.
 type Scope struct {
 	Endpoints, Status, Pods, Surroundings bool
+	Migration                             bool // what concerns MetalLB in the same cluster; with Surroundings
 	// Events are read of this Service alone; of none if it is the zero value.
 	Events lb.Key
 }
@@ -137,6 +141,9 @@ func (r *Reader) Read(ctx context.Context, scope Scope) (*Dump, error) {
 	if scope.Surroundings {
 		g.readSurroundings()
 	}
+	if scope.Migration {
+		g.readMigration()
+	}
 	if key := scope.Events; key.Name != "" {
 		about := client.MatchingFields{"involvedObject.kind": "Service", "involvedObject.name": key.Name}
 		g.try(explain.FromEvents, "list events in "+key.Namespace, list(g, &corev1.EventList{}, key.Namespace, func(l *corev1.EventList) { d.Events = l.Items }, about))
@@ -149,7 +156,10 @@ func (r *Reader) Read(ctx context.Context, scope Scope) (*Dump, error) {
 		return nil, fmt.Errorf("read the cluster: %w", err)
 	}
 	g.readSecrets()
-	if scope.Surroundings {
+	if scope.Migration {
+		g.readSpeakerSecrets()
+	}
+	if scope.Surroundings && !scope.Migration {
 		g.readRights()
 	}
 	r.clock.mu.Lock()
@@ -254,12 +264,18 @@ func (g *reading) readStatus() {
 
 // readSessions reads what speakers report of their sessions, if this version does.
 func (g *reading) readSessions() error {
+	return readLoose(g, v1beta1.GroupVersion.WithKind(sessionKind), g.namespace, &g.d.Sessions)
+}
+
+// readLoose reads objects of a kind of which only a part matters. A kind that the API
+// server does not know has none.
+func readLoose[T any](g *reading, kind schema.GroupVersionKind, namespace string, into *[]T) error {
 	l := &unstructured.UnstructuredList{}
-	l.SetGroupVersionKind(v1beta1.GroupVersion.WithKind(sessionKind + "List"))
-	if err := g.client.List(g.ctx, l, client.InNamespace(g.namespace)); err != nil {
+	l.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+	if err := g.client.List(g.ctx, l, client.InNamespace(namespace)); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	all := make([]SessionStatus, len(l.Items))
+	all := make([]T, len(l.Items))
 	for i := range l.Items {
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(l.Items[i].Object, &all[i]); err != nil {
 			return err
@@ -267,7 +283,7 @@ func (g *reading) readSessions() error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.d.Sessions = all
+	*into = all
 	return nil
 }
 

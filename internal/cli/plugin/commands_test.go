@@ -185,7 +185,7 @@ func TestErrors(t *testing.T) {
 // TestHelpTeaches demands examples of every command.
 func TestHelpTeaches(t *testing.T) {
 	for _, cmd := range []string{
-		"status", "explain", "explain service", "explain address", "explain node", "what-if", "doctor", "advise", "drain", "undrain",
+		"status", "explain", "explain service", "explain address", "explain node", "what-if", "doctor", "advise", "drain", "undrain", "migrate check", "migrate convert",
 	} {
 		out, err := run(t, append(strings.Fields(cmd), "--help")...)
 		if err != nil || !strings.Contains(out, "Examples:\n") || !strings.Contains(out, "kubectl barelb "+cmd) || !strings.Contains(out, "--context") {

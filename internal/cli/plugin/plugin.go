@@ -40,6 +40,7 @@ func Commands() []*cobra.Command {
 	o := &options{}
 	all := []*cobra.Command{
 		statusCommand(o), explainCommand(o), whatIfCommand(o), doctorCommand(o), adviseCommand(o), drainCommand(o), undrainCommand(o),
+		migrateCommand(o),
 	}
 	for _, cmd := range all {
 		cmd.GroupID = Group.ID
