@@ -62,10 +62,11 @@ bench: build lab-tool ## Print distributions: allocation, announcement, memory, 
 	$(LAB) failover $(FAILOVER_ARGS)
 
 .PHONY: generate
-generate: ## Generate deepcopy code, CRDs and deploy/install.yaml
+generate: ## Generate deepcopy code, CRDs, deploy/install.yaml and docs/reference
 	go tool -modfile=tools/go.mod controller-gen object crd paths=./api/... output:crd:dir=deploy/crds
 	sed -i 's/^spec:$$/spec:\n  conversion:\n    strategy: None\n    webhook: null/' deploy/crds/metallb.io_bgppeers.yaml
 	(echo '# Assembled by make generate from deploy/manifests and deploy/crds; do not edit.'; cd deploy; cat manifests/namespace.yaml crds/*.yaml manifests/rbac.yaml manifests/user-rbac.yaml manifests/controller.yaml manifests/speaker.yaml) > deploy/install.yaml
+	go run ./internal/cli/refdoc
 
 .PHONY: lint
 lint: ## Run the linters (the first time builds them: minutes)

@@ -23,8 +23,22 @@ import (
 // Main runs the command in args, whose first word is the program's own name, and
 // returns the exit code.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := New(displayName(args), stderr)
+	root.SetArgs(words(args))
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.ExecuteContext(ctx); err != nil {
+		_, _ = fmt.Fprintf(stderr, "barelb: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// New returns all commands. name is what the help calls the program; the processes of a
+// cluster log to stderr.
+func New(name string, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
-		Use: "barelb", Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: displayName(args)},
+		Use: "barelb", Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: name},
 		Short: "A load balancer for bare-metal Kubernetes clusters",
 		Long: `BareLB gives Services of type LoadBalancer an address, and makes the network
 bring that address's traffic to the nodes: by Layer 2 (one node answers ARP and
@@ -45,14 +59,7 @@ As kubectl-barelb in PATH it is a plugin of kubectl: kubectl barelb status.`,
 	controller.GroupID, speaker.GroupID = processes.ID, processes.ID
 	root.AddCommand(controller, speaker, versionCommand())
 	root.AddCommand(plugin.Commands()...)
-	root.SetArgs(words(args))
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	if err := root.ExecuteContext(ctx); err != nil {
-		_, _ = fmt.Fprintf(stderr, "barelb: %v\n", err)
-		return 1
-	}
-	return 0
+	return root
 }
 
 // Names that the program is known by beside its own.
