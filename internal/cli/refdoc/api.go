@@ -45,9 +45,6 @@ type schema struct {
 	Required    []string          `json:"required"`
 	Properties  map[string]schema `json:"properties"`
 	Items       *schema           `json:"items"`
-	Rules       []struct {
-		Message string `json:"message"`
-	} `json:"x-kubernetes-validations"`
 }
 
 func readKinds(dir string) ([]kind, error) {
@@ -108,7 +105,11 @@ func rows(b *strings.Builder, path string, s schema) {
 		if f.Items != nil {
 			at, inner = at+"[]", *f.Items
 		}
-		fmt.Fprintf(b, "| `%s` | %s | %s |\n", at, typeOf(f), describe(f, slices.Contains(s.Required, name)))
+		var limits []string
+		if slices.Contains(s.Required, name) {
+			limits = []string{"required"}
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s |\n", at, typeOf(f), describe(f, limits))
 		if !known(name) {
 			rows(b, at, inner)
 		}
@@ -130,13 +131,9 @@ func typeOf(s schema) string {
 	return s.Type
 }
 
-// describe says what a field is for, and what it takes.
-func describe(s schema, required bool) string {
+// describe says what a field is for, and what it takes, beside the limits given.
+func describe(s schema, limits []string) string {
 	out := line(s.Description)
-	var limits []string
-	if required {
-		limits = append(limits, "required")
-	}
 	if s.Default != nil {
 		limits = append(limits, fmt.Sprintf("default `%v`", s.Default))
 	}
