@@ -151,19 +151,37 @@ func TestMakeTargetsExist(t *testing.T) {
 	})
 }
 
-// TestLinksLeadSomewhere follows the relative links of the documents.
+// TestLinksLeadSomewhere follows the relative links of the documents, to the heading that
+// they name.
 func TestLinksLeadSomewhere(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#: ]*)(?:#([^) ]*))?\)`)
 	walk(t, func(path string) {
 		if filepath.Ext(path) != ".md" {
 			return
 		}
 		for _, m := range link.FindAllStringSubmatch(read(t, path), -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+			to := path
+			if m[1] != "" {
+				to = filepath.Join(filepath.Dir(path), m[1])
+			}
+			if _, err := os.Stat(to); err != nil {
 				t.Errorf("%s links to %s: %v", path, m[1], err)
+			} else if m[2] != "" && !anchors(read(t, to))[m[2]] {
+				t.Errorf("%s links to %s, which has no heading #%s", path, to, m[2])
 			}
 		}
 	})
+}
+
+// anchors returns the names that the headings of a document can be linked by.
+func anchors(text string) map[string]bool {
+	out := map[string]bool{}
+	text = regexp.MustCompile("(?ms)^```.*?^```").ReplaceAllString(text, "")
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		out[strings.ReplaceAll(name, " ", "-")] = true
+	}
+	return out
 }
 
 // TestDependenciesAreExplained demands a line about each direct dependency.
