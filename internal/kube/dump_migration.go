@@ -206,7 +206,7 @@ func convertWorkload(pod *corev1.PodTemplateSpec) (migrate.Workload, bool) {
 	for i := range pod.Spec.Containers {
 		ctr := &pod.Spec.Containers[i]
 		switch {
-		case strings.Contains(ctr.Image, "barelb"):
+		case strings.Contains(ctr.Image, "barelb") && (w.Component == v1beta1.ComponentController || w.Component == v1beta1.ComponentSpeaker):
 			w.Maker = migrate.BareLB
 		case w.Maker == "" && (name == "frr-k8s" || strings.Contains(ctr.Image, "frr-k8s")):
 			w.Maker, w.Component = migrate.FRRK8s, ""

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -9,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
+	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/barelb/barelb/lab/system"
 )
@@ -82,7 +83,7 @@ func (h *chart) install(t *testing.T) {
 	h.crds = nil
 	for _, crd := range metallbCRDs(t) {
 		h.crds = append(h.crds, crd.GetName())
-		text, err := yaml.Marshal(crd.Object)
+		text, err := json.Marshal(crd.Object)
 		must(t, err)
 		must(t, h.l.c.ApplyYAML(t.Context(), string(text)))
 	}

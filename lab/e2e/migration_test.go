@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -65,8 +66,12 @@ func TestMigration(t *testing.T) {
 	m.changeControllers(t)
 	m.wantSame(t, "BareLB's controller at work", before)
 	m.wantSafe(t)
-	for _, node := range l.c.Nodes() {
-		m.there(t, node)
+	for i, node := range l.c.Nodes() {
+		move := m.there
+		if i > 0 {
+			move = m.swap
+		}
+		move(t, node)
 		m.wantSame(t, node+" moved", before)
 	}
 	m.chart.uninstall(t)
@@ -77,7 +82,7 @@ func TestMigration(t *testing.T) {
 		return err
 	})
 
-	m.chart.install(t)
+	m.beside(t)
 	for _, node := range l.c.Nodes() {
 		m.back(t, node)
 		m.wantSame(t, node+" moved back", before)
@@ -86,6 +91,9 @@ func TestMigration(t *testing.T) {
 	m.wantSame(t, "MetalLB again", before)
 	m.report(t)
 }
+
+// keepOff has MetalLB's speakers keep off the nodes that are BareLB's.
+const keepOff = `-n metallb-system patch daemonset metallb-speaker -p '{"spec":{"updateStrategy":{"type":"OnDelete","rollingUpdate":null},"template":{"spec":{"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"barelb.io/migrated","operator":"DoesNotExist"}]}]}}}}}}}'`
 
 // migration is the cluster on its way.
 type migration struct {
@@ -138,9 +146,13 @@ func (m *migration) check(t *testing.T) []string {
 	return broken
 }
 
-func (m *migration) wantSafe(t *testing.T) {
+// wantSafe wants migrate check to find nothing, but for the reasons given.
+func (m *migration) wantSafe(t *testing.T, but ...string) {
 	t.Helper()
-	if broken := m.check(t); len(broken) > 0 {
+	broken := slices.DeleteFunc(m.check(t), func(s string) bool {
+		return slices.ContainsFunc(but, func(reason string) bool { return strings.HasPrefix(s, reason+" ") })
+	})
+	if len(broken) > 0 {
 		t.Errorf("migrate check finds %q", broken)
 	}
 }
@@ -182,6 +194,9 @@ func (m *migration) objects(t *testing.T) map[string]string {
 func (m *migration) wantSame(t *testing.T, when string, before map[string]string) {
 	t.Helper()
 	must(t, m.asking.Mark(when))
+	for _, h := range m.held {
+		must(t, h.Mark(when))
+	}
 	now := m.objects(t)
 	for name, was := range before {
 		if is, there := now[name]; !there || is != was {
@@ -208,7 +223,7 @@ func (m *migration) changeControllers(t *testing.T) {
 	l := m.l
 	m.do(t, "", "-n metallb-system scale deployment metallb-controller --replicas=0")
 	m.do(t, "", "delete validatingwebhookconfiguration metallb-webhook-configuration")
-	m.do(t, "", `-n metallb-system patch daemonset metallb-speaker -p '{"spec":{"updateStrategy":{"type":"OnDelete","rollingUpdate":null},"template":{"spec":{"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"barelb.io/migrated","operator":"DoesNotExist"}]}]}}}}}}}'`)
+	m.do(t, "", keepOff)
 	block := regexp.MustCompile("(?s)```yaml\n(apiVersion: kustomize.config.k8s.io.*?)```").FindStringSubmatch(m.doc)
 	if block == nil {
 		t.Fatal("docs/migration.md has no kustomization.yaml")
@@ -242,6 +257,19 @@ func (m *migration) there(t *testing.T, node string) {
 	m.awaitOwners(t, l.c.Nodes()...)
 }
 
+// swap is step 5 for one node, as it goes without excluding the node first: the chart gives
+// MetalLB's speaker no time to say that it leaves, and BareLB's is there before the others
+// miss it. So the addresses stay where they are.
+func (m *migration) swap(t *testing.T, node string) {
+	t.Helper()
+	l := m.l
+	m.do(t, node, "label node NODE barelb.io/migrated=true")
+	must(t, l.sys.KillSpeaker(t.Context(), node))
+	l.sys.SetSpeakerCommand(node)
+	l.startSpeaker(t, node)
+	m.awaitOwners(t, l.c.Nodes()...)
+}
+
 // back moves one node back.
 func (m *migration) back(t *testing.T, node string) {
 	t.Helper()
@@ -262,13 +290,22 @@ func (m *migration) metallbOn(t *testing.T, node string) {
 	must(t, m.l.sys.UpgradeSpeaker(t.Context(), node, 0))
 }
 
+// beside brings MetalLB back beside BareLB.
+func (m *migration) beside(t *testing.T) {
+	t.Helper()
+	m.do(t, "", "label nodes --all barelb.io/migrated=true")
+	m.do(t, "", "-n metallb-system scale deployment controller --replicas=0")
+	must(t, m.l.sys.Controller().Stop(patience))
+	m.chart.install(t) // with its CRDs, which is the harder way
+	m.do(t, "", keepOff)
+	m.wantSafe(t, "CRDsDeletedWithRelease")
+}
+
 // giveBack is the end of the way back.
 func (m *migration) giveBack(t *testing.T) {
 	t.Helper()
-	m.do(t, "", "-n metallb-system scale deployment controller --replicas=0")
-	must(t, m.l.sys.Controller().Stop(patience))
-	m.do(t, "", "-n metallb-system scale deployment metallb-controller --replicas=1")
 	m.do(t, "", "-n metallb-system delete daemonset speaker")
+	m.do(t, "", "-n metallb-system delete deployment controller")
 }
 
 // report says how long addresses were not answered for, and wants that to be no more
@@ -284,14 +321,19 @@ func (m *migration) report(t *testing.T) {
 			t.Errorf("from %q to the next: %d of %d addresses were answered for, and nobody answered for %s, want %s at most", mark.Name, s.Count, migrated, s.Max.Duration(), told)
 		}
 	}
-	opened, broken := 0, 0
+	opened, broken := 0, map[string]int{}
 	for _, h := range m.held {
 		r, err := h.Stop()
 		must(t, err)
-		opened, broken = opened+r.Opened, broken+r.Broken
+		opened += r.Opened
+		for _, b := range r.Breaks {
+			broken[fmt.Sprintf("from %q to the next, %s: %s", b.Mark, r.Target.Addr(), b.Reason)]++
+		}
 	}
 	if opened != 50 {
 		t.Errorf("%d connections could be opened, want 50", opened)
 	}
-	t.Logf("of %d open connections %d were reset by the moves of their addresses, on the way there and back", opened, broken)
+	for _, what := range slices.Sorted(maps.Keys(broken)) {
+		t.Logf("of 50 open connections %d broke %s", broken[what], what)
+	}
 }

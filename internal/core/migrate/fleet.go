@@ -79,13 +79,9 @@ func nodes(f *Facts) []explain.Finding {
 				remedy("move node by node by a label: docs/migration.md, step 5"))
 		}
 		if w.Grace < 2 {
-			before := "exclude a node before its speaker goes, so that nothing is announced from it: kubectl label node NODE node.kubernetes.io/exclude-from-external-load-balancers="
-			if w.Flags["ignore-exclude-lb"] == "true" {
-				before = "set terminationGracePeriodSeconds: 5 there before nodes are moved; its speakers restart once for that"
-			}
 			out = append(out, say(explain.Warning, check, NoTimeToLeave, "MetalLB's speakers are killed before they can say that they leave: others notice 5 to 8 seconds later").
 				seen(fmt.Sprintf("%s: spec.template.spec.terminationGracePeriodSeconds: %d", w, w.Grace)).
-				remedy("%s", before))
+				remedy("have BareLB's image on each node before it is moved, so that its speaker is there before the others miss the old one; or exclude the node first: docs/migration.md, step 5"))
 		}
 	}
 	return out
