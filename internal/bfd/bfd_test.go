@@ -102,6 +102,9 @@ func TestPassive(t *testing.T) {
 			t.Errorf("session %s, with both sides passive: %+v", key, c)
 		}
 	}
+	if said := frr.VTY("bfdd", "show bfd peers counters json"); strings.Count(said, `"control-packet-input":0,`) != len(keys) {
+		t.Errorf("FRR, with both sides passive: %s", said)
+	}
 	bfdd.Kill()
 	bfdd = frr.Daemon("bfdd", peers(interval(50)...))
 	for _, key := range keys {
