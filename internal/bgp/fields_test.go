@@ -68,6 +68,10 @@ func TestPeerFields(t *testing.T) {
 				inFRR: func(n neighbor) any { return n.RemoteAS }, want: uint32(4200000001), inBird: "Neighbor AS:      4200000001",
 			},
 			{
+				name: "dynamicASN", change: func(p *lb.Peer) { p.PeerASN, p.Dynamic = 0, lb.ExternalASN },
+				inFRR: func(n neighbor) any { return n.RemoteAS }, want: uint32(64512), inBird: "BGP state:          Established",
+			},
+			{
 				name: "routerID", change: func(p *lb.Peer) { p.RouterID = netip.MustParseAddr("10.99.0.7") },
 				inFRR: func(n neighbor) any { return n.RemoteRouterID }, want: "10.99.0.7", inBird: "Neighbor ID:      10.99.0.7",
 			},
@@ -139,11 +143,7 @@ func TestSecurityHopsAreDemanded(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			field := map[lb.Family]string{lb.IPv4: "ip ttl", lb.IPv6: "ip6 hoplimit"}[side.family]
-			for _, rule := range []string{
-				"add table inet t", "add chain inet t c { type filter hook input priority 0; }", "add rule inet t c tcp dport 179 " + field + " != 255 drop",
-			} {
-				l.ip("netns", "exec", l.router, "nft", rule)
-			}
+			l.firewall("add rule inet t c tcp dport 179 " + field + " != 255 drop")
 			l.startFRR(frrConfig(64513, side.node, "neighbor "+side.node+" ttl-security hops 1", side.family))
 			n := startNode(t, l.node)
 			p := peer(side.router, 64513, side.family)

@@ -281,7 +281,7 @@ func (f *frr) path(pfx string) frrPath {
 type neighbor struct {
 	BgpState               string
 	ConnectionsEstablished int
-	MessageStats           struct{ UpdatesRecv int }
+	MessageStats           struct{ UpdatesRecv, KeepalivesRecv int }
 	RemoteRouterID         string `json:"remoteRouterId"`
 
 	RemoteAS                  uint32 `json:"remoteAs"`
