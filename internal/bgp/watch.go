@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// waitUp is how long a session that BFD took down waits for BFD to come up: a
-	// router that has BFD no longer must not be lost for good.
-	waitUp = 30 * time.Second
+	// A session that BFD took down waits for BFD to come up, but not for long: many
+	// routers begin with BFD when BGP is established (FRR with `bgp listen range`). How
+	// long at most doubles up to mostWait.
+	mostWait = 30 * time.Second
 	// A session that BFD takes down again and again waits longer each time after BFD is
 	// up, until it has been well for forgiveFlaps.
 	leastDamp    = time.Second
@@ -64,7 +65,7 @@ func (s *session) bfd(change lb.BFDChange, now time.Time) {
 			w.flaps = 0
 		}
 		w.flaps++
-		w.down, w.diag, w.at, w.until = true, change.Diag, now, now.Add(waitUp)
+		w.down, w.diag, w.at, w.until = true, change.Diag, now, now.Add(min(leastDamp<<min(w.flaps-1, 10), mostWait))
 		if w.hurry != nil {
 			w.hurry()
 		}
