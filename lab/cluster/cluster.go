@@ -24,6 +24,7 @@ type Cluster struct {
 	rest    *rest.Config
 	client  kubernetes.Interface
 	mirror  *mirror
+	daemon  daemon
 	end     context.CancelFunc // of the tasks in this process
 	started time.Time
 

@@ -127,14 +127,14 @@ func (c *Cluster) startBIRD(ctx context.Context, b *box.Box, config string) erro
 	if err := os.MkdirAll(inside(b, "/run/bird"), 0o755); err != nil {
 		return fmt.Errorf("make BIRD's directory: %w", err)
 	}
-	p, err := b.Start("bird", "/usr/sbin/bird", "-f", "-c", box.Inside+"/bird.conf", "-s", "/run/bird/bird.ctl")
-	if err != nil {
+	c.daemon.name, c.daemon.argv = "bird", []string{"/usr/sbin/bird", "-f", "-c", box.Inside + "/bird.conf", "-s", "/run/bird/bird.ctl"}
+	if err := c.StartRouter(); err != nil {
 		return err
 	}
 	return waitFor(ctx, "BIRD", func() error {
 		_, err := c.Birdc(ctx, "show status")
 		return err
-	}, p)
+	}, c.daemon.process)
 }
 
 func (c *Cluster) startFRR(ctx context.Context, b *box.Box, config string) error {
@@ -167,7 +167,16 @@ func (c *Cluster) startFRR(ctx context.Context, b *box.Box, config string) error
 		if _, err := os.Stat(filepath.Join(frrDir, d)); err != nil {
 			continue // mgmtd came with FRR 9
 		}
-		p, err := b.Start(d, filepath.Join(frrDir, d), "-A", "127.0.0.1", "-f", "/etc/frr/"+d+".conf")
+		argv := []string{filepath.Join(frrDir, d), "-A", "127.0.0.1", "-f", "/etc/frr/" + d + ".conf"}
+		if d == "bgpd" {
+			c.daemon.name, c.daemon.argv = d, argv
+			if err := c.StartRouter(); err != nil {
+				return err
+			}
+			needs = append(needs, c.daemon.process)
+			continue
+		}
+		p, err := b.Start(d, argv...)
 		if err != nil {
 			return err
 		}

@@ -151,7 +151,8 @@ func (d *Demo) bgp(ctx context.Context) (result, error) {
 	var r result
 	cfg := d.c.Config().BGP
 	for _, manifest := range []string{
-		WatchedPeer("router1", "192.168.1.1", cfg.NodeAS, cfg.RouterAS, cfg.HoldTime.String()), BGPAdvertisement,
+		BFDProfile(BFDInterval), Peer("router1", "192.168.1.1", cfg.NodeAS, cfg.RouterAS, cfg.HoldTime.String()) + WithBFD + WithGracefulRestart,
+		BGPAdvertisement,
 	} {
 		if err := d.c.ApplyYAML(ctx, manifest); err != nil {
 			return r, err

@@ -1,6 +1,9 @@
 package demo
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // BGPAdvertisement announces the pool by BGP.
 const BGPAdvertisement = `apiVersion: metallb.io/v1beta1
@@ -28,18 +31,21 @@ spec:
 `, name, nodeAS, routerAS, addr, holdTime)
 }
 
-// WatchedPeer is Peer with BFD at 100 ms and graceful restart, and the BFDProfile that it names.
-func WatchedPeer(name, addr string, nodeAS, routerAS uint32, holdTime string) string {
-	return `apiVersion: metallb.io/v1beta1
+// BFDProfile is the profile "fast", of an interval in whole milliseconds.
+func BFDProfile(interval time.Duration) string {
+	return fmt.Sprintf(`apiVersion: metallb.io/v1beta1
 kind: BFDProfile
 metadata:
   name: fast
   namespace: metallb-system
 spec:
-  receiveInterval: 100
-  transmitInterval: 100
----
-` + Peer(name, addr, nodeAS, routerAS, holdTime) + `  bfdProfile: fast
-  enableGracefulRestart: true
-`
+  receiveInterval: %[1]d
+  transmitInterval: %[1]d
+`, interval.Milliseconds())
 }
+
+// The lines that add to a Peer the profile "fast", and graceful restart.
+const (
+	WithBFD             = "  bfdProfile: fast\n"
+	WithGracefulRestart = "  enableGracefulRestart: true\n"
+)

@@ -36,8 +36,14 @@ func (b *bench) cuts(ctx context.Context, what string, nodes ...string) error {
 		return err
 	}
 	away, back := kind{title: b.name + ": " + what}, kind{title: b.name + ": nodes return"}
-	for range b.o.trials {
-		if err := errors.Join(b.used(ctx, b.web.first), p.steady(ctx), p.mark(away.next())); err != nil {
+	for i := range b.o.trials {
+		if b.way != layer2 && i > 0 { // the more often BFD goes down, the longer a session waits
+			if err := errors.Join(p.mark("sessions anew"), b.speak(ctx)); err != nil {
+				p.drop()
+				return err
+			}
+		}
+		if err := errors.Join(b.settled(ctx), p.steady(ctx), p.mark(away.next())); err != nil {
 			p.drop()
 			return err
 		}
@@ -53,16 +59,12 @@ func (b *bench) cuts(ctx context.Context, what string, nodes ...string) error {
 		for _, n := range nodes {
 			err = errors.Join(err, b.c.Restore(n))
 		}
-		if err != nil {
-			p.drop()
-			return err
-		}
-		if _, err := b.owner(ctx, b.web.list[0], b.web.first); err != nil {
+		if err := errors.Join(err, b.settled(ctx)); err != nil {
 			p.drop()
 			return err
 		}
 	}
-	if err := errors.Join(b.used(ctx, b.web.first), p.steady(ctx)); err != nil {
+	if err := p.steady(ctx); err != nil {
 		p.drop()
 		return err
 	}
@@ -142,7 +144,7 @@ type interruption struct {
 }
 
 func (b *bench) interruptOnce(ctx context.Context, p *probes, asks []*measure.Ask, i *interruption) error {
-	if err := b.used(ctx, b.web.first); err != nil {
+	if err := b.settled(ctx); err != nil {
 		return err
 	}
 	h, err := b.hold(ctx)
@@ -166,10 +168,7 @@ func (b *bench) interruptOnce(ctx context.Context, p *probes, asks []*measure.As
 			return err
 		}
 	}
-	if _, err := b.owner(ctx, b.web.list[0], b.web.first); err != nil {
-		return err
-	}
-	if err := p.steady(ctx); err != nil {
+	if err := errors.Join(b.settled(ctx), p.steady(ctx)); err != nil {
 		return err
 	}
 	r, err := h.Stop()
@@ -185,9 +184,9 @@ func markAll(asks []*measure.Ask, name string) error {
 	return errors.Join(errs...)
 }
 
-// hold opens connections from the client.
+// hold opens connections from the first client.
 func (b *bench) hold(ctx context.Context) (*measure.Hold, error) {
-	return measure.StartHold(ctx, b.c.Box(cluster.Client), b.self, measure.HoldOpts{Target: netip.AddrPortFrom(b.web.list[0], system.HoldPort), Conns: conns})
+	return measure.StartHold(ctx, b.c.Box(b.clients()[0]), b.self, measure.HoldOpts{Target: netip.AddrPortFrom(b.web.list[0], system.HoldPort), Conns: conns})
 }
 
 // silence adds how long nobody answered after marks, and when another sender did.
@@ -247,11 +246,10 @@ func (b *bench) planned(ctx context.Context, what string, act, undo func(context
 	}
 	away, back := kind{title: b.name + ": " + what + ", away"}, kind{title: b.name + ": " + what + ", back"}
 	there, here := tally{trials: b.o.trials}, tally{trials: b.o.trials}
-	others := strings.Join(b.without(b.web.first), ",")
 	for range b.o.trials {
-		err := b.move(ctx, p, away.next(), act, others, &there)
+		err := b.move(ctx, p, away.next(), act, false, &there)
 		if err == nil {
-			err = b.move(ctx, p, back.next(), undo, b.web.first, &here)
+			err = b.move(ctx, p, back.next(), undo, true, &here)
 		}
 		if err != nil {
 			p.drop()
@@ -263,16 +261,16 @@ func (b *bench) planned(ctx context.Context, what string, act, undo func(context
 	return p.report(b.t, away, back)
 }
 
-// move moves the addresses once, and waits until clients use the new owner.
-func (b *bench) move(ctx context.Context, p *probes, mark string, act func(context.Context) error, to string, n *tally) error {
+// move moves the addresses once, away or back, and waits until clients use the new owner.
+func (b *bench) move(ctx context.Context, p *probes, mark string, act func(context.Context) error, back bool, n *tally) error {
 	h, err := b.hold(ctx)
 	if err != nil {
 		return err
 	}
-	opening := measure.StartOpening(ctx, b.c.Box(cluster.Client), b.self, measure.FlowsOpts{
+	opening := measure.StartOpening(ctx, b.c.Box(b.clients()[0]), b.self, measure.FlowsOpts{
 		Target: netip.AddrPortFrom(b.web.list[0], system.Port), Count: conns, Interval: 10 * time.Millisecond,
 	})
-	entry, err := measure.StartWatchNeigh(ctx, b.c.Box(cluster.Client), b.self, measure.NeighWatchOpts{Addr: b.web.list[0]})
+	moved, err := b.follow(ctx)
 	if err != nil {
 		return err
 	}
@@ -283,25 +281,18 @@ func (b *bench) move(ctx context.Context, p *probes, mark string, act func(conte
 	if err := act(ctx); err != nil {
 		return err
 	}
-	node, err := b.owner(ctx, b.web.list[0], to)
+	told, err := moved(ctx, back)
 	if err != nil {
 		return err
 	}
-	limit, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	told, err := entry.Await(limit, func(c measure.NeighChange) bool { return b.macs[c.MAC] == node })
-	if err != nil {
+	if err := p.steady(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(b.used(ctx, node), p.steady(ctx)); err != nil {
-		return err
-	}
-	_, err = entry.Stop()
 	flows, ferr := opening.Stop()
 	r, herr := h.Stop()
 	n.opened, n.flows, n.failed = n.opened+r.Opened, n.flows+flows.Flows, n.failed+flows.Failed
 	for _, c := range r.Breaks {
-		if c.At.Before(told.At) {
+		if c.At.Before(told) {
 			n.before++
 			b.say("a connection broke %s after %q: %s", c.After.Duration(), c.Mark, c.Reason)
 			continue
@@ -312,7 +303,40 @@ func (b *bench) move(ctx context.Context, p *probes, mark string, act func(conte
 	if len(flows.Failures) > 0 {
 		b.say("new connections failed: %q", flows.Failures)
 	}
-	return errors.Join(err, ferr, herr)
+	return errors.Join(ferr, herr)
+}
+
+// follow begins to watch the way of the first client. What it returns waits until that
+// has moved away from the node, or back, and tells when it did.
+func (b *bench) follow(ctx context.Context) (func(ctx context.Context, back bool) (time.Time, error), error) {
+	if b.way != layer2 {
+		return b.followRoute(ctx)
+	}
+	entry, err := measure.StartWatchNeigh(ctx, b.c.Box(b.clients()[0]), b.self, measure.NeighWatchOpts{Addr: b.web.list[0]})
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, back bool) (time.Time, error) {
+		to := b.web.first
+		if !back {
+			to = strings.Join(b.without(b.web.first), ",")
+		}
+		node, err := b.owner(ctx, b.web.list[0], to)
+		if err != nil {
+			return time.Time{}, err
+		}
+		limit, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		told, err := entry.Await(limit, func(c measure.NeighChange) bool { return b.macs[c.MAC] == node })
+		if err != nil {
+			return time.Time{}, err
+		}
+		if err := b.used(ctx, node); err != nil {
+			return time.Time{}, err
+		}
+		_, err = entry.Stop()
+		return told.At, err
+	}, nil
 }
 
 // partition has the owner with one other node, and the gateway with the three.

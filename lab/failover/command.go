@@ -1,5 +1,5 @@
 // Package failover measures how long clients are without an answer when the nodes that
-// own Layer 2 addresses, their links and their speakers fail, restart or step down. Its
+// announce addresses, their links and their speakers fail, restart or step down. Its
 // numbers are for comparing; nothing passes or fails by them.
 package failover
 
@@ -34,31 +34,51 @@ type scenario struct {
 	nodes       int    // 0: --nodes
 	flags       string // of the speakers, besides --speaker-flags
 	run         func(*bench, context.Context) error
+	way         way
 }
+
+// way is how the addresses of a case are announced.
+type way int
+
+const (
+	layer2  way = iota
+	bgp         // with graceful restart
+	watched     // and BFD
+)
 
 func scenarios() []scenario {
 	return []scenario{
-		{"cut", "the owner's link is cut, and mended", 0, "", (*bench).cut},
-		{"kill", "the owner's speaker is killed, and started", 0, "", (*bench).kill},
-		{"restart", "the owner's speaker is restarted in its Pod", 0, "", (*bench).restart},
-		{"upgrade", "the owner's speaker is replaced by that of another Pod", 0, "", (*bench).upgrade},
-		{"label", "the owner gets the exclude label, and loses it", 0, "", (*bench).label},
-		{"selector", "the advertisement's node selectors leave the owner out, and do not", 0, "", (*bench).selector},
-		{"drain", "the owner gets the annotation barelb.io/drain, and loses it", 0, "", (*bench).drain},
-		{"pair", "two of three nodes are cut at once, the owner among them", 3, "", (*bench).pair},
-		{"stop", "the owner's speaker is stopped (SIGSTOP) for 20 s", 0, "", (*bench).stop},
-		{"stop-long", "the owner's speaker is stopped (SIGSTOP) for 90 s", 0, "", (*bench).stopLong},
-		{"api", "the API server is stopped for --long, and the owner's link is cut meanwhile", 0, "", (*bench).api},
-		{"port", "a firewall drops what speakers tell each other for --long", 0, "", (*bench).port},
-		{"many", "the link of the owner of 1,000 addresses is cut", 0, "", (*bench).many},
-		{"cut-fast", "cut, with --l2-profile=fast", 0, "--l2-profile=fast", (*bench).cut},
-		{"two", "one of two nodes is cut", 2, "", (*bench).cut},
-		{"partition", "five nodes fall into three and two, and are one again", 5, "", (*bench).partition},
-		{"nine", "one to four of nine nodes are cut at once", 9, "", (*bench).nine},
-		{"loss", "nine nodes lose every fifth frame for --long", 9, "", (*bench).loss},
-		{"one-way", "of nine nodes each is deaf to two others for --long", 9, "", (*bench).oneWay},
-		{"load", "every core is busy for --long, with nine nodes", 9, "", (*bench).load},
-		{"arp", "answers for --addresses addresses at 1,000 requests a second", 0, "", (*bench).arp},
+		{"cut", "the owner's link is cut, and mended", 0, "", (*bench).cut, layer2},
+		{"kill", "the owner's speaker is killed, and started", 0, "", (*bench).kill, layer2},
+		{"restart", "the owner's speaker is restarted in its Pod", 0, "", (*bench).restart, layer2},
+		{"upgrade", "the owner's speaker is replaced by that of another Pod", 0, "", (*bench).upgrade, layer2},
+		{"label", "the owner gets the exclude label, and loses it", 0, "", (*bench).label, layer2},
+		{"selector", "the advertisement's node selectors leave the owner out, and do not", 0, "", (*bench).selector, layer2},
+		{"drain", "the owner gets the annotation barelb.io/drain, and loses it", 0, "", (*bench).drain, layer2},
+		{"pair", "two of three nodes are cut at once, the owner among them", 3, "", (*bench).pair, layer2},
+		{"stop", "the owner's speaker is stopped (SIGSTOP) for 20 s", 0, "", (*bench).stop, layer2},
+		{"stop-long", "the owner's speaker is stopped (SIGSTOP) for 90 s", 0, "", (*bench).stopLong, layer2},
+		{"api", "the API server is stopped for --long, and the owner's link is cut meanwhile", 0, "", (*bench).api, layer2},
+		{"port", "a firewall drops what speakers tell each other for --long", 0, "", (*bench).port, layer2},
+		{"many", "the link of the owner of 1,000 addresses is cut", 0, "", (*bench).many, layer2},
+		{"cut-fast", "cut, with --l2-profile=fast", 0, "--l2-profile=fast", (*bench).cut, layer2},
+		{"two", "one of two nodes is cut", 2, "", (*bench).cut, layer2},
+		{"partition", "five nodes fall into three and two, and are one again", 5, "", (*bench).partition, layer2},
+		{"nine", "one to four of nine nodes are cut at once", 9, "", (*bench).nine, layer2},
+		{"loss", "nine nodes lose every fifth frame for --long", 9, "", (*bench).loss, layer2},
+		{"one-way", "of nine nodes each is deaf to two others for --long", 9, "", (*bench).oneWay, layer2},
+		{"load", "every core is busy for --long, with nine nodes", 9, "", (*bench).load, layer2},
+		{"arp", "answers for --addresses addresses at 1,000 requests a second", 0, "", (*bench).arp, layer2},
+		{"bgp-cut", "a node's link is cut under BFD, and mended", 0, "", (*bench).cut, watched},
+		{"bgp-restart", "a node's speaker is restarted in its Pod, without BFD", 0, "", (*bench).restart, bgp},
+		{"bgp-restart-bfd", "the same under BFD", 0, "", (*bench).restart, watched},
+		{"bgp-upgrade", "a node's speaker is replaced by that of another Pod, without BFD", 0, "", (*bench).upgrade, bgp},
+		{"bgp-kill", "a node's speaker is killed, and started, without BFD", 0, "", (*bench).kill, bgp},
+		{"bgp-kill-bfd", "the same under BFD", 0, "", (*bench).kill, watched},
+		{"bgp-drain", "a node gets the annotation barelb.io/drain, and loses it", 0, "", (*bench).drain, bgp},
+		{"bgp-hand", "the router's kernel loses one next hop by hand, and has it again: what any move costs", 0, "", (*bench).byHand, bgp},
+		{"bgp-route", "a Service is created, and deleted", 0, "", (*bench).routes, bgp},
+		{"bgp-back", "the router's daemon ends, and is started after --pause", 0, "", (*bench).routerBack, bgp},
 	}
 }
 
@@ -71,15 +91,16 @@ func Command() *cobra.Command {
 	var about strings.Builder
 	var names []string
 	for _, s := range scenarios() {
-		fmt.Fprintf(&about, "  %-10s %s\n", s.name, s.about)
+		fmt.Fprintf(&about, "  %-15s %s\n", s.name, s.about)
 		names = append(names, s.name)
 	}
 	cmd := &cobra.Command{
-		Use: "failover", Short: "Measure outages of Layer 2 addresses, and print distributions as Markdown", Args: cobra.NoArgs,
+		Use: "failover", Short: "Measure outages of Layer 2 and BGP addresses, and print distributions as Markdown", Args: cobra.NoArgs,
 		Long: `Start a cluster without kubelets and let nodes, links and speakers fail, under
 probes every 5 ms from a client on the LAN and from one behind the router, by IPv4
 and IPv6, with the endpoints on nodes that stay. How late the instruments themselves
-were stands beside. The cases:
+were stands beside. BGP is with the router of --router and with graceful restart, and
+the client is the one behind the router. The cases:
 
 ` + about.String(),
 		Example: "  lab failover --trials 100 --speaker-flags \"--drain-time=2s\" --case cut,kill,restart\n" +
@@ -105,6 +126,7 @@ were stands beside. The cases:
 	f.StringSliceVar(&cases, "case", names, "cases to measure")
 	f.StringVar(&flags, "speaker-flags", "", "flags to add to the speaker's command")
 	f.DurationVar(&o.pause, "pause", 2*time.Second, "how long a restarted speaker is away")
+	f.DurationVar(&stage.BGP.BFD, "bfd", 50*time.Millisecond, "interval of BFD, three of which declare a node down; idle cores are needed for 50 ms")
 	f.DurationVar(&o.long, "long", time.Minute, "how long a fault lasts during which nothing may move")
 	f.IntVar(&o.addresses, "addresses", 10_000, "addresses of the case arp")
 	f.Uint64Var(&o.seed, "seed", 0, "chooses nodes; 0: at random")
@@ -122,7 +144,9 @@ func runAll(cmd *cobra.Command, stage demo.Stage, o options, cases []string, fla
 	var failed []error
 	for len(todo) > 0 {
 		kind := todo[0]
-		same := func(s scenario) bool { return s.nodes == kind.nodes && s.flags == kind.flags }
+		same := func(s scenario) bool {
+			return s.nodes == kind.nodes && s.flags == kind.flags && (s.way == layer2) == (kind.way == layer2)
+		}
 		these := slices.DeleteFunc(slices.Clone(todo), func(s scenario) bool { return !same(s) })
 		with := stage
 		with.Speaker = strings.TrimSpace(stage.Speaker + " " + flags + " " + kind.flags)
@@ -155,18 +179,29 @@ func runKind(cmd *cobra.Command, stage demo.Stage, o options, these []scenario, 
 	if err != nil {
 		return 0, err
 	}
-	b := &bench{c: c, sys: sys, self: self, o: o, say: say, t: t, rng: rand.New(rand.NewPCG(o.seed, o.seed))}
+	b := &bench{c: c, sys: sys, self: self, o: o, say: say, t: t, rng: rand.New(rand.NewPCG(o.seed, o.seed)), way: these[0].way}
 	if err := b.prepare(cmd.Context()); err != nil {
 		return 0, err
 	}
 	for i, s := range these {
 		say("%s: %s", s.name, s.about)
 		b.name = s.name
-		if err := s.run(b, cmd.Context()); err != nil {
+		if err := b.measure(cmd.Context(), s); err != nil {
 			return i + 1, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	return len(these), nil
+}
+
+// measure runs one case.
+func (b *bench) measure(ctx context.Context, s scenario) error {
+	if s.way != layer2 {
+		b.way = s.way
+		if err := b.speak(ctx); err != nil {
+			return err
+		}
+	}
+	return s.run(b, ctx)
 }
 
 // bench is a cluster on which cases are measured.
@@ -179,6 +214,7 @@ type bench struct {
 	t    *tables
 	rng  *rand.Rand
 	name string // of the case
+	way  way
 
 	macs map[string]string // node by MAC
 	web  addresses         // an address of each family
@@ -187,7 +223,7 @@ type bench struct {
 
 // render prints everything as Markdown.
 func (t *tables) render(out io.Writer) {
-	for _, table := range []*table{&t.outages, &t.answers, &t.conns, &t.faults} {
+	for _, table := range []*table{&t.outages, &t.answers, &t.conns, &t.faults, &t.routes} {
 		table.render(out)
 	}
 }

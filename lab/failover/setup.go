@@ -77,7 +77,11 @@ func (b *bench) prepare(ctx context.Context) error {
 			return fmt.Errorf("find link of %s: %w", node, err)
 		}
 	}
-	for _, m := range []string{pools, advertisement()} {
+	announce := advertisement()
+	if b.way != layer2 {
+		announce = bgpManifest
+	}
+	for _, m := range []string{pools, announce} {
 		if err := b.c.ApplyYAML(ctx, m); err != nil {
 			return err
 		}
@@ -96,7 +100,9 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.web.list, err = b.sys.AwaitAddresses(ctx, namespace, "web", 2); err != nil {
 		return err
 	}
-	if b.web.first, err = b.owner(ctx, b.web.list[0], ""); err != nil {
+	if b.way != layer2 {
+		b.web.first = b.c.Nodes()[0] // any will do
+	} else if b.web.first, err = b.owner(ctx, b.web.list[0], ""); err != nil {
 		return err
 	}
 	if len(b.c.Nodes()) < many {
@@ -168,6 +174,17 @@ func (b *bench) used(ctx context.Context, node string) error {
 	})
 }
 
+// settled waits until traffic goes the way that it went in the beginning.
+func (b *bench) settled(ctx context.Context) error {
+	if b.way != layer2 {
+		return b.spoken(ctx)
+	}
+	if _, err := b.owner(ctx, b.web.list[0], b.web.first); err != nil {
+		return err
+	}
+	return b.used(ctx, b.web.first)
+}
+
 // await polls until ok returns nil.
 func (b *bench) await(ctx context.Context, what string, ok func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -206,9 +223,17 @@ type probes struct {
 	who []string
 }
 
+// clients are the hosts that use the addresses: with BGP those behind the router.
+func (b *bench) clients() []string {
+	if b.way != layer2 {
+		return []string{cluster.Remote}
+	}
+	return []string{cluster.Client, cluster.Remote}
+}
+
 func (b *bench) probes(ctx context.Context) (*probes, error) {
 	p := &probes{}
-	for _, from := range []string{cluster.Client, cluster.Remote} {
+	for _, from := range b.clients() {
 		for _, addr := range b.web.list {
 			one, err := measure.StartProbe(ctx, b.c.Box(from), b.self, measure.ProbeOpts{Target: netip.AddrPortFrom(addr, system.Port), Ports: ports})
 			if err != nil {
@@ -301,8 +326,11 @@ func (k *kind) next() string {
 	return k.marks[len(k.marks)-1]
 }
 
-// asks asks for each address of web.
+// asks asks for each address of web, where somebody answers.
 func (b *bench) asks(ctx context.Context) ([]*measure.Ask, error) {
+	if b.way != layer2 {
+		return nil, nil
+	}
 	var all []*measure.Ask
 	for _, addr := range b.web.list {
 		a, err := measure.StartAsk(ctx, b.c.Box(quiet), b.self, measure.AskOpts{First: addr})

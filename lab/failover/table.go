@@ -10,7 +10,7 @@ import (
 )
 
 // tables are what was measured.
-type tables struct{ outages, answers, conns, faults table }
+type tables struct{ outages, answers, conns, faults, routes table }
 
 // table is one in Markdown.
 type table struct {
@@ -93,9 +93,16 @@ type tally struct {
 }
 
 func (t *tables) connections(what string, n tally) {
-	t.conns.title = "Open connections (10 requests/s on each) and new ones. \"Moved\" is when clients are told of another MAC."
+	t.conns.title = "Open connections (10 requests/s on each) and new ones. \"Moved\" is when clients are told of another MAC, or the router's kernel has another next hop."
 	t.conns.head = []string{"case", "trials", "open connections", "broken before they moved", "broken after", "the last, after", "new connections", "failed"}
 	t.conns.add(what, fmt.Sprint(n.trials), fmt.Sprint(n.opened), fmt.Sprint(n.before), fmt.Sprint(n.after), n.last.Round(time.Millisecond).String(), fmt.Sprint(n.flows), fmt.Sprint(n.failed))
+}
+
+// route adds how soon a router followed.
+func (t *tables) route(what, until string, samples []time.Duration) {
+	t.routes.title = "How soon the router follows."
+	t.routes.head = []string{"case", "until", "samples", "p50", "p95", "p99", "max"}
+	t.routes.add(append([]string{what, until, fmt.Sprint(len(samples))}, spread(samples)...)...)
 }
 
 // fault adds what a fault did during which nothing may move.
