@@ -46,7 +46,7 @@ func TestProfileFields(t *testing.T) {
 		{"detectMultiplier", func(p *lb.BFDProfile) { p.Multiplier = 7 }, frrPeer{Receive: 300, Transmit: 300, Multiplier: 7}, "0.300 2.100"},
 		{"echoInterval", func(p *lb.BFDProfile) { p.Echo, p.EchoInterval = true, 90*ms }, frrPeer{Receive: 300, Transmit: 300, Multiplier: 3, Echo: 90}, "0.300 0.900"},
 	} {
-		t.Run(tc.field, func(t *testing.T) {
+		t.Run(tc.field, func(*testing.T) {
 			p := birdProfile(300 * ms)
 			tc.change(&p)
 			nf.apply(all(p, everyKey...))

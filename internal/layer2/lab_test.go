@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/kernellab"
 	"github.com/barelb/barelb/internal/layer2"
 	"github.com/barelb/barelb/internal/link"
 )
@@ -36,6 +37,7 @@ const childEnv = "BARELB_TEST_ANNOUNCER"
 const maxLine = 64 << 20
 
 func TestMain(m *testing.M) {
+	kernellab.Main()
 	var child func(in io.Reader, out io.Writer) error
 	switch {
 	case os.Getenv(childEnv) != "":
@@ -310,7 +312,7 @@ func (l *lab) try(ns string, args ...string) string {
 // until waits for ok, whose string says what there is instead.
 func (l *lab) until(what string, ok func() (string, bool)) {
 	l.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(kernellab.Patience(10 * time.Second))
 	for {
 		is, done := ok()
 		if done {

@@ -43,10 +43,16 @@ func FRR() []Tool {
 // BIRD is the router BIRD.
 func BIRD() []Tool { return []Tool{{"bird", "bird2"}, {"birdc", "bird2"}} }
 
-// Tests is what the project's tests need besides: a C compiler for the race detector, and other people's tools to ask with.
+// Tests is what the project's tests need besides: a C compiler for the race detector, other people's tools to ask with, and a virtual
+// machine for what the kernel may lack.
 func Tests() []Tool {
 	return []Tool{
-		{"gcc", "gcc"}, {"/usr/include/stdlib.h", "libc6-dev"}, {"ndisc6", "ndisc6"}, {"tc", "iproute2"}, {"sysctl", "procps"},
+		{"gcc", "gcc"},
+		{"/usr/include/stdlib.h", "libc6-dev"},
+		{"ndisc6", "ndisc6"},
+		{"tc", "iproute2"},
+		{"sysctl", "procps"},
+		{"qemu-system-x86_64", "qemu-system-x86"},
 	}
 }
 
