@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"github.com/barelb/barelb/internal/bfd"
 	"github.com/barelb/barelb/internal/bgp"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/kernellab"
 )
 
 // childEnv makes the test binary a speaker: a process has but one network
@@ -32,6 +34,7 @@ import (
 const childEnv = "BARELB_TEST_BGP_SPEAKER"
 
 func TestMain(m *testing.M) {
+	kernellab.Main()
 	if os.Getenv(childEnv) != "" {
 		if err := child(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -55,6 +58,8 @@ type report struct {
 	Answer  bool // to the latest command
 	Err     string
 	Metrics map[string]float64 // name{peer} of each
+
+	Goroutines int
 }
 
 // order is what the child is told, a line of JSON each time. It does one thing.
@@ -86,7 +91,7 @@ func child(in io.Reader, out io.Writer) error {
 	tell := func(r report) error {
 		mu.Lock()
 		defer mu.Unlock()
-		r.Status = speaker.Status()
+		r.Status, r.Goroutines = speaker.Status(), runtime.NumGoroutine()
 		return say.Encode(r)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -274,7 +279,7 @@ func (n *node) command(o order) report {
 	select {
 	case r := <-n.answers:
 		return r
-	case <-time.After(10 * time.Second):
+	case <-time.After(kernellab.Patience(10 * time.Second)):
 		n.t.Fatal("the speaker does not answer")
 	}
 	return report{}
@@ -346,7 +351,7 @@ func (n *node) states(peer string) string {
 // eventually waits until check has nothing to say.
 func eventually(t testing.TB, within time.Duration, check func() string) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(kernellab.Patience(within))
 	for {
 		said := check()
 		if said == "" {
