@@ -3,7 +3,6 @@ package bgp_test
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -288,27 +287,6 @@ protocol bgp n {
 		n.apply(other)
 		n.complains("r", `no interface "eth9"`)
 	})
-}
-
-// TestVRF has the session run in a VRF, where the kernel has those.
-func TestVRF(t *testing.T) {
-	t.Parallel()
-	l := newLab(t)
-	out, err := exec.CommandContext(t.Context(), "ip", "-n", l.node, "link", "add", "red", "type", "vrf", "table", "100").CombinedOutput()
-	if err != nil {
-		t.Skipf("NOT TESTED: this kernel has no VRF devices (%s), and no test can load them", strings.TrimSpace(string(out)))
-	}
-	l.ip("-n", l.node, "link", "set", "red", "up")
-	l.ip("-n", l.node, "link", "set", "eth0", "master", "red")
-	l.startFRR(frrConfig(64513, node4, "", lb.IPv4))
-	n := startNode(t, l.node)
-	p := peer(router4, 64513, lb.IPv4)
-	n.apply(lb.Session{Peer: p})
-	n.complains("r", "find a route")
-	p.VRF = "red"
-	n.apply(lb.Session{Peer: p, Routes: routes(lb.Attrs{}, vip4)})
-	n.up("r")
-	l.fib(5*time.Second, true, vip4)
 }
 
 // TestDevice: a session is bound to the device that its VRF names, whatever that is:
