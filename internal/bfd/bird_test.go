@@ -57,24 +57,7 @@ func TestBird(t *testing.T) {
 		t.Errorf("BIRD says:\n%s", said)
 	}
 
-	t.Run("cut", func(*testing.T) {
-		for range 5 {
-			at := time.Now()
-			l.Cut()
-			done := time.Now()
-			for _, key := range everyKey {
-				c := n.changed(key, at)
-				if c.Up || c.Admin || c.Diag != core.DetectionTimeExpired.String() {
-					t.Errorf("session %s: %+v, want down for %s", key, c, core.DetectionTimeExpired)
-				}
-				t.Logf("cut noticed after %d to %d ms: %s", c.at.Sub(done).Milliseconds(), c.at.Sub(at).Milliseconds(), key)
-			}
-			l.Mend()
-			for _, key := range everyKey {
-				n.settled(key, 50*ms, 150*ms)
-			}
-		}
-	})
+	t.Run("cut", n.cuts)
 
 	t.Run("profile change", func(*testing.T) {
 		was := map[lb.BFDKey]uint64{}
