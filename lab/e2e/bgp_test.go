@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ func TestBGP(t *testing.T) {
 	t.Run("node selectors", l.bgpNodeSelectors)
 	t.Run("nodes that must not", l.bgpNodeState)
 	t.Run("traffic policy Local", l.bgpLocal)
+	t.Run("selectors and attributes", l.bgpAttributes)
 	t.Run("two routers", l.bgpTwoRouters)
 	t.Run("speaker stopped", l.bgpStop)
 	t.Run("speaker killed", l.bgpKill)
@@ -151,6 +153,42 @@ func (l *lab) bgpLocal(t *testing.T) {
 	l.endpointsOn(t, "bgplocal", "node1", "node3")
 	l.wantHops(t, host(addrs[0]), "node1", "node3")
 	l.endpointsOn(t, "bgplocal")
+	l.wantHops(t, host(addrs[0]))
+}
+
+// bgpAttributes wants what is selected by labels announced with what the advertisement
+// says, and nothing else.
+func (l *lab) bgpAttributes(t *testing.T) {
+	label := func(kind, namespace, how string) {
+		t.Helper()
+		_, err := l.c.Kubectl(t.Context(), "-n", namespace, "label", kind, "bgpattrs", how)
+		must(t, err)
+	}
+	l.apply(t, pool("bgpattrs", []string{"198.51.100.44/32", "2001:db8:53::44/128"}), object("BGPAdvertisement", "bgpattrs",
+		"ipAddressPoolSelectors: [{matchLabels: {e2e: attributes}}]", "serviceSelectors: [{matchLabels: {tier: front}}]",
+		"med: 7", "asPathPrepend: 2", "weightByEndpoints: true"))
+	addrs := l.serveAll(t, dualStack(system.Service{Name: "bgpattrs", Local: true}), "bgpattrs", 2)
+	label("ipaddresspool", system.Namespace, "e2e=attributes")
+	label("service", namespace, "tier=front")
+	want := path{MED: 7}
+	want.ASPath.String = strings.TrimSpace(strings.Repeat(fmt.Sprint(nodeAS, " "), 3))
+	want.ExtCommunity.String = fmt.Sprintf("LB:%d:250000 (2.000 Mbps)", nodeAS) // a pod, with an endpoint in each family
+	for _, a := range addrs {
+		l.wantHops(t, host(a), l.c.Nodes()...)
+		paths, err := l.paths(t.Context(), host(a))
+		must(t, err)
+		for _, got := range paths {
+			if got != want {
+				t.Errorf("%s: FRR has %+v, want %+v", a, got, want)
+			}
+		}
+	}
+	label("service", namespace, "tier-")
+	l.wantHops(t, host(addrs[0]))
+	label("service", namespace, "tier=front")
+	l.wantHops(t, host(addrs[0]), l.c.Nodes()...)
+	label("ipaddresspool", system.Namespace, "e2e-")
+	l.wantHops(t, host(addrs[1]))
 	l.wantHops(t, host(addrs[0]))
 }
 

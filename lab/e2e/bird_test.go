@@ -19,11 +19,11 @@ func TestBIRD(t *testing.T) {
 		Name: "e2e-bird", Nodes: 2, Router: cluster.BIRD, BGP: cluster.BGP{NodeAS: nodeAS, RouterAS: nodeAS, Password: password},
 	})
 	l.apply(t, peer("router1-v4", router4, nodeAS, "password: "+password), peer("router1-v6", router6, nodeAS, "password: "+password))
-	advertise(t, l, "bird", []string{"198.51.100.0/30", "2001:db8:51::/126"}, "localPref: 150", "communities: ['64500:10', 'large:64500:1:2']")
+	advertise(t, l, "bird", []string{"198.51.100.0/30", "2001:db8:51::/126"}, "localPref: 150", "communities: ['64500:10', 'large:64500:1:2']", "med: 7")
 	addrs := l.serveAll(t, dualStack(system.Service{Name: "bird"}), "bird", 2)
 	for _, a := range addrs {
 		l.wantHops(t, host(a), l.c.Nodes()...)
-		l.awaitBIRD(t, host(a), "BGP.local_pref: 150", "BGP.community: (64500,10)", "BGP.large_community: (64500, 1, 2)")
+		l.awaitBIRD(t, host(a), "BGP.local_pref: 150", "BGP.med: 7", "BGP.community: (64500,10)", "BGP.large_community: (64500, 1, 2)")
 	}
 	l.reachable(t, addrs...)
 

@@ -84,6 +84,8 @@ type path struct {
 	Community      struct{ String string } `json:"community"`
 	LargeCommunity struct{ String string } `json:"largeCommunity"`
 	ASPath         struct{ String string } `json:"aspath"`
+	ExtCommunity   struct{ String string } `json:"extendedCommunity"`
+	MED            int                     `json:"metric"`
 }
 
 // paths returns FRR's paths to a prefix.
