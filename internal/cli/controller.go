@@ -116,7 +116,7 @@ func runController(ctx context.Context, f controllerFlags, log *slog.Logger) err
 
 	tasks := task.New(log)
 	ready := make(chan struct{})
-	if err := serve(ctx, tasks, cluster, f.common, "", ready); err != nil {
+	if err := serve(ctx, tasks, cluster, f.common, "", ready, nil); err != nil {
 		return err
 	}
 	if f.hook.mode == webhookEnabled {

@@ -17,9 +17,9 @@ import (
 )
 
 // serve starts what both components serve: metrics, health, profiles. Health is
-// served on host, which is "" for all addresses. Where that is loopback, metrics are
-// served beside it, unless that is turned off.
-func serve(ctx context.Context, tasks *task.Group, cluster *kube.Cluster, f common, host string, ready <-chan struct{}) error {
+// served on host, which is "" for all addresses. Beside it metrics and what local names,
+// by path, are served, unless that is nil.
+func serve(ctx context.Context, tasks *task.Group, cluster *kube.Cluster, f common, host string, ready <-chan struct{}, local map[string]http.Handler) error {
 	tlsConfig, err := f.tlsConfig()
 	if err != nil {
 		return err
@@ -34,9 +34,8 @@ func serve(ctx context.Context, tasks *task.Group, cluster *kube.Cluster, f comm
 		}
 	}
 	tasks.Go(ctx, "metrics", metrics)
-	var local http.Handler
-	if host != "" && f.localMetrics {
-		local = cluster.LocalMetrics()
+	if local != nil {
+		local["/metrics"] = cluster.LocalMetrics()
 	}
 	tasks.Go(ctx, "health", func(ctx context.Context) error {
 		return kube.ServeHealth(ctx, net.JoinHostPort(host, strconv.Itoa(f.healthPort)), ready, local)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -129,7 +130,7 @@ announcing.`,
 	fl.BoolVar(&f.wan, "ml-wan-config", false, "slower timers, for nodes that are far apart")
 	fl.BoolVar(&f.ignoreExclude, "ignore-exclude-lb", false, "announce from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers too")
 	fl.BoolVar(&f.probeAddresses, "probe-addresses", true, "ask the network, by ARP and NDP, who uses the addresses of pools that are given next; what a host outside the cluster uses is not given")
-	fl.BoolVar(&f.localMetrics, "local-metrics", true, "serve /metrics on the health port too, which only this node can reach, for kubectl barelb (by pods/portforward)")
+	fl.BoolVar(&f.localMetrics, "local-metrics", true, "serve /metrics, and at /known what is known of links and of other speakers, on the health port too, which only this node can reach, for kubectl barelb (by pods/portforward)")
 	fl.StringVar(&f.excludeFile, "exclude-l2-config", "/etc/metallb/excludel2.yaml", "file that names the links to leave out, by regular expressions; it may be missing")
 	fl.StringVar(&f.profile, "l2-profile", "default", "how fast a node that fails is noticed: default (probes each 100 ms) or fast (each 50 ms)")
 	fl.DurationVar(&f.interval, "l2-probe-interval", 0, "time between two probes of a node, 10ms to 10s (default: of the profile)")
@@ -209,7 +210,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	// farewell, and take care or take over; then planning ends, so that what is announced
 	// stays as it is; routes are withdrawn and ARP falls silent; the API server is left last.
 	tasks := task.New(log)
-	if err := serve(ctx, tasks, cluster, f.common, "127.0.0.1", s.Ready()); err != nil {
+	if err := serve(ctx, tasks, cluster, f.common, "127.0.0.1", s.Ready(), f.local(s)); err != nil {
 		return err
 	}
 	tasks.Go(ctx, "watch", cluster.Run)
@@ -235,6 +236,14 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	tasks.Go(ctx, "plan", s.Run)
 	tasks.Go(ctx, "departure", func(ctx context.Context) error { return depart(ctx, cluster, s, routers.bgp) })
 	return tasks.Wait(ctx)
+}
+
+// local returns what only this node can reach, by path; nil for nothing.
+func (f *speakerFlags) local(s *speaker.Speaker) map[string]http.Handler {
+	if !f.localMetrics {
+		return nil
+	}
+	return map[string]http.Handler{kube.KnownPath: serveKnown(s.Known, kubeproxy.DefaultURL)}
 }
 
 // statusTask returns the task that keeps this node's announcement status: it writes

@@ -72,7 +72,7 @@ func runWebhook(ctx context.Context, cluster *kube.Cluster, f controllerFlags, l
 	if err != nil {
 		return err
 	}
-	if err := serve(ctx, tasks, cluster, f.common, "", w.Ready()); err != nil {
+	if err := serve(ctx, tasks, cluster, f.common, "", w.Ready(), nil); err != nil {
 		return err
 	}
 	return tasks.Wait(ctx)

@@ -67,9 +67,11 @@ type Dump struct {
 
 	// Class is the loadBalancerClass that BareLB serves, if that is not for its Pods to say.
 	Class   string
-	Metrics map[string]string // of speakers, by node
-	Now     time.Time         // when it was read, by the API server's clock if it was asked
-	Denied  []string          // see explain.Cluster
+	Metrics map[string]string         // of speakers, by node
+	Known   map[string]*explain.Known // what speakers know, by node
+	Silent  map[string]string         // why speakers that were asked do not answer, by node
+	Now     time.Time                 // when it was read, by the API server's clock if it was asked
+	Denied  []string                  // see explain.Cluster
 	Gaps    []explain.Gap
 	// NoSecrets are the Secrets that are known not to be there.
 	NoSecrets []string
@@ -95,6 +97,10 @@ type SessionStatus struct {
 	} `json:"status"`
 }
 
+func newDump() *Dump {
+	return &Dump{Metrics: map[string]string{}, Known: map[string]*explain.Known{}, Silent: map[string]string{}}
+}
+
 // maxFile bounds the files that are read, in bytes.
 const maxFile = 1 << 30
 
@@ -102,14 +108,16 @@ const sessionKind = "BGPSessionStatus"
 
 // ReadFiles reads the YAML and JSON files in the given directories, or the given files:
 // single documents and lists, as kubectl get -o yaml writes them. A file metrics/NODE.txt
-// holds the metrics of the speaker on that node. Of two objects of one kind and name the
+// holds the metrics of the speaker on that node, known/NODE.json what it serves at
+// KnownPath. Of two objects of one kind and name the
 // later one counts. What is not a Kubernetes object is an error.
 func ReadFiles(paths ...string) (*Dump, error) { return ReadFilesFor("", paths...) }
 
 // ReadFilesFor is ReadFiles, but leaves out endpoints of all Services but those of the
 // name given.
 func ReadFilesFor(service string, paths ...string) (*Dump, error) {
-	d := &Dump{Metrics: map[string]string{}, service: service}
+	d := newDump()
+	d.service = service
 	for _, path := range paths {
 		err := filepath.WalkDir(path, func(file string, e fs.DirEntry, err error) error {
 			if err != nil || e.IsDir() {
@@ -149,13 +157,15 @@ func (d *Dump) MarkMissing() {
 	miss(len(d.DaemonSets)+len(d.Deployments) == 0, explain.FromWorkloads, "daemonsets and deployments")
 	miss(len(d.ServiceCIDRs) == 0, explain.FromRanges, "servicecidrs")
 	miss(len(d.Metrics) == 0, explain.FromSpeakers, "the speakers' metrics (metrics/NODE.txt)")
+	miss(len(d.Known) == 0, explain.FromKnown, "what speakers know (known/NODE.json)")
 	miss(true, explain.FromLeases, "a running cluster instead of files: the time is not")
 	miss(true, explain.FromRights, "a running cluster instead of files: rights are not")
 }
 
 func (d *Dump) readFile(file string) error {
-	ext := filepath.Ext(file)
-	isMetrics := ext == ".txt" && filepath.Base(filepath.Dir(file)) == "metrics"
+	ext, dir := filepath.Ext(file), filepath.Base(filepath.Dir(file))
+	isMetrics := ext == ".txt" && dir == "metrics"
+	node := strings.TrimSuffix(filepath.Base(file), ext)
 	if !isMetrics && ext != ".yaml" && ext != ".yml" && ext != ".json" {
 		return nil
 	}
@@ -174,8 +184,10 @@ func (d *Dump) readFile(file string) error {
 	case err != nil:
 		return err
 	case isMetrics:
-		d.Metrics[strings.TrimSuffix(filepath.Base(file), ext)] = string(text)
+		d.Metrics[node] = string(text)
 		return nil
+	case ext == ".json" && dir == "known":
+		d.Known[node], err = parseKnown(text)
 	case ext == ".json":
 		err = d.addJSON(text)
 	default:

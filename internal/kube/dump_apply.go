@@ -17,7 +17,7 @@ func (d *Dump) Apply(change *Dump, namespace, system string) *Dump {
 	out := &Dump{
 		Slices: d.Slices, Pods: d.Pods, Events: d.Events, ConfigMaps: d.ConfigMaps, Secrets: d.Secrets, DaemonSets: d.DaemonSets, Deployments: d.Deployments,
 		Leases: d.Leases, ServiceCIDRs: d.ServiceCIDRs, States: d.States, L2Status: d.L2Status, BGPStatus: d.BGPStatus, Sessions: d.Sessions,
-		Claims: d.Claims, Conflicts: d.Conflicts, Class: d.Class, Metrics: d.Metrics, Now: d.Now, Denied: d.Denied, Gaps: d.Gaps, NoSecrets: d.NoSecrets,
+		Claims: d.Claims, Conflicts: d.Conflicts, Class: d.Class, Metrics: d.Metrics, Known: d.Known, Silent: d.Silent, Now: d.Now, Denied: d.Denied, Gaps: d.Gaps, NoSecrets: d.NoSecrets,
 	}
 	out.Services = apply(d.Services, change.Services, namespace, keepService)
 	for _, o := range change.Services {

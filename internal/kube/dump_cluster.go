@@ -24,7 +24,7 @@ import (
 // the configuration is.
 func (d *Dump) Cluster(namespace string) *explain.Cluster {
 	c := &explain.Cluster{
-		Now: d.Now, Namespace: namespace, Gaps: d.Gaps, Denied: d.Denied,
+		Now: d.Now, Namespace: namespace, Gaps: d.Gaps, Denied: d.Denied, Known: d.Known, Silent: d.Silent,
 		Claims: map[netip.Addr][]lb.Holder{}, Speakers: map[string]*explain.Speaker{}, Skews: map[string]time.Duration{},
 	}
 	d.convertPods(c)

@@ -93,8 +93,8 @@ func (c *Cluster) LocalMetrics() http.Handler {
 }
 
 // ServeHealth answers /healthz always and /readyz once ready is closed, until ctx ends;
-// and /metrics by local, unless that is nil.
-func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}, local http.Handler) error {
+// and what local names, by its path.
+func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}, local map[string]http.Handler) error {
 	const readTimeout = 5 * time.Second
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
@@ -106,8 +106,8 @@ func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}, local 
 			http.Error(w, "not ready: the first plan is not in force yet", http.StatusServiceUnavailable)
 		}
 	})
-	if local != nil {
-		mux.Handle("GET /metrics", local)
+	for path, h := range local {
+		mux.Handle("GET "+path, h)
 	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readTimeout}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)

@@ -141,7 +141,7 @@ func TestHealth(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	local := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
-	go func() { done <- kube.ServeHealth(ctx, addr, ready, local) }()
+	go func() { done <- kube.ServeHealth(ctx, addr, ready, map[string]http.Handler{"/metrics": local}) }()
 	get := func(path string) int {
 		res, err := http.Get("http://" + addr + path)
 		if err != nil {

@@ -123,7 +123,7 @@ type reading struct {
 // Read reads what scope says, all at once. It fails if Services or nodes, without which
 // there is nothing to say, cannot be read.
 func (r *Reader) Read(ctx context.Context, scope Scope) (*Dump, error) {
-	d := &Dump{Metrics: map[string]string{}}
+	d := newDump()
 	g := &reading{Reader: r, ctx: ctx, d: d}
 	g.must("services", list(g, &corev1.ServiceList{}, "", func(l *corev1.ServiceList) { d.Services = l.Items }))
 	g.must("nodes", list(g, &corev1.NodeList{}, "", func(l *corev1.NodeList) { d.Nodes = l.Items }))

@@ -23,11 +23,10 @@ const (
 	metricsReaders  = 8 // speakers that are asked at once
 )
 
-// ReadSpeakers asks the speakers on some nodes, all if nodes is nil, for their metrics,
-// and adds the answers to d: by a connection that the API server forwards to the
-// speaker's own loopback or, where that is not allowed, through its proxy. A speaker that
-// does not answer is left out; if none does, that is a gap. The first one is asked alone:
-// if it is a right that is missing, the others need not be asked.
+// ReadSpeakers asks the speakers on some nodes, all if nodes is nil, for their metrics and
+// for what they know, and adds the answers to d: by a connection that the API server
+// forwards to the speaker's own loopback or, where that is not allowed, through its proxy.
+// A speaker that does not answer is noted; if none does, that is a gap.
 func (r *Reader) ReadSpeakers(ctx context.Context, d *Dump, nodes []string) {
 	ctx, cancel := context.WithTimeout(ctx, speakersTimeout)
 	defer cancel()
@@ -44,43 +43,58 @@ func (r *Reader) ReadSpeakers(ctx context.Context, d *Dump, nodes []string) {
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	ask := func(pod *corev1.Pod, how func(context.Context, *corev1.Pod) (string, error)) error {
+	var failed error
+	ask := func(pod *corev1.Pod, how func(context.Context, *corev1.Pod) (said, error)) {
 		ctx, cancel := context.WithTimeout(ctx, metricsTimeout)
 		defer cancel()
-		text, err := how(ctx, pod)
+		s, err := how(ctx, pod)
 		mu.Lock()
 		defer mu.Unlock()
-		if err == nil {
-			d.Metrics[pod.Spec.NodeName] = text
+		if err != nil {
+			failed = err
+			d.Silent[pod.Spec.NodeName] = firstLine(err.Error())
+			return
 		}
-		return err
+		d.Metrics[pod.Spec.NodeName] = s.metrics
+		if s.known != nil {
+			d.Known[pod.Spec.NodeName] = s.known
+		}
 	}
 	how := r.forwarded
-	err := ask(pods[0], how)
-	if err != nil {
+	forward := r.mayForward(ctx)
+	if !forward {
 		how = r.proxied
-		if ask(pods[0], how) != nil { // then the first error says more
-			d.Gaps = append(d.Gaps, r.speakerGap(ctx, err))
-			return
+		ask(pods[0], how) // alone: if it fails, the others need not be asked
+		if pods = pods[1:]; failed != nil {
+			pods = nil
 		}
 	}
 	slots := make(chan struct{}, metricsReaders)
-	for _, pod := range pods[1:] {
+	for _, pod := range pods {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			_ = ask(pod, how) // one that does not answer is left out
+			ask(pod, how)
 		})
 	}
 	wg.Wait()
+	switch {
+	case len(d.Metrics) == 0 && !forward:
+		d.Silent = map[string]string{}
+		d.Gaps = append(d.Gaps, explain.Gap{From: explain.FromSpeakers, Needs: "create pods/portforward (or get pods/proxy, where metrics ask for no token) in " + r.namespace, Right: true})
+	case len(d.Metrics) == 0:
+		d.Gaps = append(d.Gaps, explain.Gap{From: explain.FromSpeakers, Error: "no speaker that was asked answers: " + firstLine(failed.Error())})
+	case len(d.Known) == 0:
+		d.Gaps = append(d.Gaps, explain.Gap{From: explain.FromKnown, Needs: "create pods/portforward in " + r.namespace + ", and speakers of this version"})
+	}
 }
 
 // proxied reads a speaker's metrics through the API server's proxy to Pods, which passes
 // no token on.
-func (r *Reader) proxied(ctx context.Context, pod *corev1.Pod) (string, error) {
+func (r *Reader) proxied(ctx context.Context, pod *corev1.Pod) (said, error) {
 	text, err := r.core.RESTClient().Get().Namespace(pod.Namespace).Resource("pods").
 		Name(fmt.Sprintf("https:%s:%d", pod.Name, portOf(pod))).SubResource("proxy").Suffix("metrics").Do(ctx).Raw()
-	return string(text), err
+	return said{metrics: string(text)}, err
 }
 
 // portOf returns the port of a speaker's metrics.
@@ -93,15 +107,6 @@ func portOf(pod *corev1.Pod) int {
 		}
 	}
 	return metricsPort
-}
-
-// speakerGap says why no speaker could be asked.
-func (r *Reader) speakerGap(ctx context.Context, err error) explain.Gap {
-	gap := explain.Gap{From: explain.FromSpeakers, Needs: "create pods/portforward (or get pods/proxy, where metrics ask for no token) in " + r.namespace}
-	if gap.Right = !r.mayForward(ctx); !gap.Right {
-		gap.Error = "the speaker cannot be asked: " + firstLine(err.Error())
-	}
-	return gap
 }
 
 // mayForward reports whether it is not the API server that forbids it.

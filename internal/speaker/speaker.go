@@ -142,9 +142,6 @@ type Speaker struct {
 	changed               chan struct{} // answering has
 }
 
-// unreadyGrace is how long a node may be not Ready before others own its addresses.
-const unreadyGrace = 10 * time.Second
-
 // shown is what the outside was told of one Service.
 type shown struct {
 	l2, bgp bool
@@ -263,7 +260,7 @@ func (s *Speaker) take(ctx context.Context, d kube.Delta) {
 	}
 	if now := time.Now(); d.Nodes != nil || !s.unreadyAt.IsZero() && !now.Before(s.unreadyAt) {
 		var unready map[string]bool
-		unready, s.unreadyAt = plan.Unready(s.nodes, now, unreadyGrace)
+		unready, s.unreadyAt = plan.Unready(s.nodes, now, plan.UnreadyGrace)
 		s.planner.SetUnready(unready)
 	}
 	if d.Objects != nil {

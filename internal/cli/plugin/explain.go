@@ -76,21 +76,22 @@ func explainService(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			s.askAround(cmd.Context(), nil, func(w *explain.World) []string { return involved(w.Service(key)) })
 			r := s.world().Service(key)
-			if nodes := involved(r); s.reader != nil && len(nodes) > 0 {
-				s.ask(cmd.Context(), nodes)
-				r = s.world().Service(key)
-			}
 			return o.print(cmd, r, func(p *printer) { p.service(r) })
 		},
 	}
 }
 
-// involved returns the nodes that a report is about.
-func involved(r *explain.ServiceReport) []string {
-	nodes := slices.Clone(r.NextHops)
-	if r.Owner != "" && !slices.Contains(nodes, r.Owner) {
-		nodes = append([]string{r.Owner}, nodes...)
+// involved returns the nodes that reports are about.
+func involved(reports ...*explain.ServiceReport) []string {
+	var nodes []string
+	for _, r := range reports {
+		for _, n := range append([]string{r.Owner}, r.NextHops...) {
+			if n != "" && !slices.Contains(nodes, n) {
+				nodes = append(nodes, n)
+			}
+		}
 	}
 	return nodes[:min(len(nodes), mostAsked)]
 }
@@ -142,11 +143,8 @@ func explainAddress(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			s.askAround(cmd.Context(), nil, func(w *explain.World) []string { return involved(w.Address(a).Services...) })
 			r := s.world().Address(a)
-			if s.reader != nil && len(r.Services) > 0 {
-				s.ask(cmd.Context(), involved(r.Services[0]))
-				r = s.world().Address(a)
-			}
 			return o.print(cmd, r, func(p *printer) {
 				p.title("Address " + r.Address.String())
 				for _, f := range r.Findings {
@@ -174,7 +172,7 @@ func explainNode(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s.ask(cmd.Context(), args)
+			s.askAround(cmd.Context(), nil, func(*explain.World) []string { return args })
 			r := s.world().Node(args[0])
 			if r == nil {
 				return errors.New("nothing is known")

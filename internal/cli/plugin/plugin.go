@@ -162,6 +162,41 @@ func (s *source) ask(ctx context.Context, nodes []string) {
 	}
 }
 
+// witnesses is how many speakers are asked at least: each knows of all the others.
+const witnesses = 3
+
+// askAround asks the speakers on the nodes that about names and, with them, enough others
+// to know of all; then those that it turns out to be about. except are left alone.
+func (s *source) askAround(ctx context.Context, except []string, about func(*explain.World) []string) {
+	if s.reader == nil || !s.o.live {
+		s.ask(ctx, nil)
+		return
+	}
+	asked := map[string]bool{}
+	for _, n := range except {
+		asked[n] = true
+	}
+	for range 2 {
+		nodes := about(s.world())
+		for _, n := range nodeNames(s.dump) {
+			if len(asked)-len(except)+len(nodes) < witnesses && !slices.Contains(nodes, n) {
+				nodes = append(nodes, n)
+			}
+		}
+		nodes = slices.DeleteFunc(nodes, func(n string) bool { return asked[n] })
+		if len(nodes) == 0 {
+			return
+		}
+		for _, n := range nodes {
+			asked[n] = true
+		}
+		s.ask(ctx, nodes)
+		if len(s.dump.Metrics) == 0 {
+			return
+		}
+	}
+}
+
 // complete returns a function that completes one argument by the names that list gives.
 func (o *options) complete(list func(*kube.Dump) []string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {

@@ -16,7 +16,9 @@ func whatIfCommand(o *options) *cobra.Command {
 		Use: "what-if", Short: "Show which addresses and routes would move or stop", Args: cobra.NoArgs,
 		Long: `Shows what would become of each Service if nodes were gone, or if changed manifests
 were applied: which would get another address, move to another node, change their
-next hops, or stop being announced. It changes nothing.
+next hops, or stop being announced. It changes nothing. Some speakers are asked which
+links nodes have, who is alive, and who owns addresses now: so the answer is what they
+would decide.
 
 Objects in the files replace those of the same kind and name, or are new. What an
 object in force would lose by a mistake is shown as it would be: its last good
@@ -29,10 +31,11 @@ version stays in force.`,
 			if len(without) == 0 && len(files) == 0 {
 				return errors.New("say what would change: --without NODE, or -f FILE")
 			}
-			s, err := o.read(cmd.Context(), kube.Scope{Endpoints: true, Pods: true})
+			s, err := o.read(cmd.Context(), kube.Scope{Endpoints: true, Status: true, Pods: true})
 			if err != nil {
 				return err
 			}
+			s.askAround(cmd.Context(), without, func(*explain.World) []string { return nil })
 			changed := s.dump
 			if len(files) > 0 {
 				change, err := kube.ReadFiles(files...)

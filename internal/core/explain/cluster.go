@@ -39,6 +39,7 @@ const (
 	FromProxyMode  Source = "configuration of kube-proxy"
 	FromEvents     Source = "events"
 	FromSpeakers   Source = "live speakers"
+	FromKnown      Source = "links, and who is alive"
 	FromWorkloads  Source = "daemonsets and deployments"
 	FromRanges     Source = "servicecidrs"
 	FromLeases     Source = "node leases"
@@ -73,10 +74,13 @@ type Cluster struct {
 	States    []State // what each component makes of the configuration, sorted
 	Events    []Event // oldest first
 
-	Pods      []Pod // of controllers and speakers, sorted by name
-	Proxies   []Pod // of kube-proxy
-	Proxy     Proxy
-	Speakers  map[string]*Speaker // by node: what its speaker says of itself now
+	Pods     []Pod // of controllers and speakers, sorted by name
+	Proxies  []Pod // of kube-proxy
+	Proxy    Proxy
+	Speakers map[string]*Speaker // by node: what its speaker says of itself now
+	Known    map[string]*Known   // by node: what its speaker knows
+	// Silent are the nodes whose speakers were asked and did not answer, and why.
+	Silent    map[string]string
 	Workloads []Workload
 	Ranges    []netip.Prefix // of cluster IPs
 	// Skews are by how much the clocks of nodes are ahead of the API server's, by node.

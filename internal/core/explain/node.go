@@ -52,7 +52,7 @@ func (w *World) Node(name string) *NodeReport {
 	default:
 		add(ok("speaker", "its speaker runs").with(w.speakerLines(name)...))
 	}
-	p := w.planner(name, w.cfg, w.view, w.all())
+	p := w.planner(name, w.cfg, w.all())
 	d := p.Plan()
 	for _, session := range d.BGP {
 		line, f := w.sessionOf(name, session.Peer)

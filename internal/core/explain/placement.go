@@ -32,7 +32,7 @@ func (w *World) placements() map[lb.Key]Placement {
 	if len(w.nodes) == 0 {
 		return out
 	}
-	p := w.planner(w.nodes[0].Name, w.cfg, w.view, w.all())
+	p := w.planner(w.judge(), w.cfg, w.all())
 	p.Plan()
 	for _, key := range w.keys {
 		v, at := p.Verdict(key), out[key]
@@ -62,11 +62,11 @@ func (w *World) placeBGP(out map[lb.Key]Placement) {
 		key := w.likeness(n)
 		p := alike[key]
 		if p == nil {
-			p = w.planner(n.Name, &noElections, w.view, w.all())
+			p = w.planner(n.Name, &noElections, w.all())
 			p.Plan()
 			alike[key] = p
 		}
-		own := w.planner(n.Name, &noElections, w.view, local[n.Name])
+		own := w.planner(n.Name, &noElections, local[n.Name])
 		own.Plan()
 		for _, key := range w.keys {
 			v := p.Verdict(key)

@@ -72,11 +72,7 @@ func (w *World) Service(key lb.Key) *ServiceReport {
 		w.finish(r)
 		return r
 	}
-	c.eligible = w.verdicts(key, nil)
-	c.now = c.eligible
-	if w.view != nil {
-		c.now = w.verdicts(key, w.view)
-	}
+	c.eligible, c.now = w.verdicts(key, w.ideal), w.verdicts(key, w.planner)
 	c.find()
 	c.table()
 	for _, step := range []func() bool{c.advertisements, c.endpoints, c.nodes, c.speakers} {

@@ -74,6 +74,7 @@ func Compare(before, after *Cluster) *WhatIf {
 	is := build(after, was.cfg)
 	if was.view != nil && is.view == nil { // the last speakers went
 		is.view = was.view
+		is.learn()
 	}
 	was.settle()
 	is.settle()
@@ -93,6 +94,9 @@ func Compare(before, after *Cluster) *WhatIf {
 	}
 	if slices.ContainsFunc(r.Moves, func(m Move) bool { return m.Effect == Reroutes }) {
 		r.Notes = append(r.Notes, "when next hops change, routers spread flows anew: open connections of these Services may be reset, unless the router's ECMP is resilient")
+	}
+	if note := was.unasked(); note != "" {
+		r.Notes = append(r.Notes, note)
 	}
 	for _, g := range before.Gaps {
 		if slices.Contains([]Source{FromEndpoints, FromPods, FromNamespaces, FromClaims, FromConflicts}, g.From) {

@@ -27,6 +27,12 @@ type World struct {
 	speakers map[string]Pod // by node: the best one
 	deaf     bool           // all BGP sessions are known to be down; for Status
 	view     *liveness.View // nil if it is not known which speakers run
+
+	// What planners go by; see learn.
+	seen    *liveness.View
+	claims  map[netip.Addr][]liveness.Claimant
+	unready map[string]bool
+	witness string // the node whose speaker is believed about others; "" if none was asked
 }
 
 // New works out what follows from c, which it keeps.
@@ -57,6 +63,7 @@ func build(c *Cluster, prev *config.Config) *World {
 		w.byName[c.Nodes[i].Name] = &c.Nodes[i]
 	}
 	w.takePods()
+	w.learn()
 	w.book = w.newBook()
 	return w
 }
@@ -163,12 +170,22 @@ func (w *World) together(key lb.Key) []*plan.Service {
 	return out
 }
 
-// planner returns a Planner for one node that knows the Services given.
-func (w *World) planner(node string, cfg *config.Config, view *liveness.View, services []*plan.Service) *plan.Planner {
+// planner returns a Planner for one node that knows the Services given, and what the
+// node's speaker knows.
+func (w *World) planner(node string, cfg *config.Config, services []*plan.Service) *plan.Planner {
+	p := w.ideal(node, cfg, services)
+	p.SetLiveness(w.viewOf(node))
+	p.SetUnready(w.unready)
+	p.SetClaims(w.claims)
+	return p
+}
+
+// ideal returns a Planner that goes by objects alone: every speaker runs, and nothing is
+// wrong with any link.
+func (w *World) ideal(node string, cfg *config.Config, services []*plan.Service) *plan.Planner {
 	p := plan.New(plan.Options{Node: node, IgnoreExcluded: w.c.Flags.IgnoreExcluded})
 	p.SetConfig(cfg)
 	p.SetNodes(w.nodes)
-	p.SetLiveness(view)
 	p.SetProxiesDown(w.proxiesDown())
 	for _, svc := range services {
 		p.SetService(svc.Key, svc)
@@ -187,12 +204,12 @@ func (w *World) proxiesDown() map[string]bool {
 	return down
 }
 
-// verdicts returns what each node makes of one Service, if the speakers in view run.
-func (w *World) verdicts(key lb.Key, view *liveness.View) map[string]*plan.Verdict {
+// verdicts returns what each node makes of one Service by planners that planner makes.
+func (w *World) verdicts(key lb.Key, planner func(string, *config.Config, []*plan.Service) *plan.Planner) map[string]*plan.Verdict {
 	services := w.together(key)
 	out := make(map[string]*plan.Verdict, len(w.nodes))
 	for _, n := range w.nodes {
-		p := w.planner(n.Name, w.cfg, view, services)
+		p := planner(n.Name, w.cfg, services)
 		p.Plan()
 		out[n.Name] = p.Verdict(key)
 	}

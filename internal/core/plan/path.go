@@ -290,6 +290,9 @@ func sharedMACs(mine, theirs *liveness.Facts, only []string) map[string][6]byte 
 	return out
 }
 
+// UnreadyGrace is how long a node may be not Ready before others own its addresses.
+const UnreadyGrace = 10 * time.Second
+
 // Unready returns the nodes that are not Ready for grace or longer, and when the next
 // one will be (zero if none). It is nil if less than half of the nodes are Ready: then
 // it is the control plane that fails, not the nodes.
