@@ -217,7 +217,8 @@ status: {node: node2, bgpPeer: router1, bgpStatus: Idle, bfdStatus: Down}`)
 			byBGP(w)
 			w.edit("BGPPeer/router1", "{spec: {bfdProfile: none-such}}")
 			w.metrics = sessions(0, 0, 0)
-		}, "nodes (bgp)", lb.NoPeer},
+			w.remove("ServiceBGPStatus/")
+		}, "nodes (bgp)", explain.SetAside},
 		"no-peer": {func(w *world) { byBGP(w); w.remove("BGPPeer/") }, "nodes (bgp)", lb.NoPeer},
 		"community-alias": {func(w *world) {
 			byBGP(w)

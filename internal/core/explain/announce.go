@@ -260,12 +260,40 @@ func (c *chain) noPeer(f Finding) Finding {
 			f.Evidence = append(f.Evidence, p.String())
 		}
 	}
+	if p := c.w.badPeer(); p != nil {
+		f.Reason = SetAside
+		f.What += fmt.Sprintf(": BGPPeer %s, which could carry its routes, is set aside because of a mistake: %s: %s", p.Name, p.Field, p.Message)
+		if said := c.w.announcing(c.svc.Key).BGP; len(said) > 0 {
+			f.Level = Warning
+			f.What += fmt.Sprintf("; %s %s it by the last good version, which stays in force", list(said), verb(len(said), "advertises", "advertise"))
+		}
+		return f.remedy("correct %s: kubectl -n %s edit bgppeer %s", p.Field, c.w.c.Namespace, p.Name)
+	}
 	if len(c.w.c.Objects.Peers) == 0 {
 		f.What += ": there is no BGPPeer"
 		return f.remedy("create a BGPPeer for each router: kubectl barelb advise prints one")
 	}
 	f.What += ": no BGPPeer in force takes its routes"
 	return f.remedy("compare spec.peers of the BGPAdvertisement, and nodeSelectors and families of the BGPPeers, with what the Service needs")
+}
+
+// badPeer returns what is wrong with the first BGPPeer that is set aside, or nil.
+func (w *World) badPeer() *config.Problem {
+	for i, p := range w.cfg.Problems {
+		if p.Kind == config.KindBGPPeer && !p.InForce {
+			return &w.cfg.Problems[i]
+		}
+	}
+	return nil
+}
+
+// l2Names names the L2Advertisements that are for it.
+func (c *chain) l2Names() string {
+	names := make([]string, len(c.l2))
+	for i, a := range c.l2 {
+		names[i] = a.Name
+	}
+	return prefixed("L2Advertisement", names)
 }
 
 // speakers explains whether the speakers run that are to announce.
@@ -283,39 +311,97 @@ func (c *chain) speakers() bool {
 		c.add(Finding{Level: NotChecked, Check: "speakers", What: "no Pod of a speaker is found in namespace " + c.w.c.Namespace + ": they do not run, or not in Pods with the label component=speaker"})
 		return true
 	}
-	could := map[string]bool{}
-	for node, v := range c.eligible {
-		if v.L2.Reason == lb.Announced || v.L2.Reason == lb.NotOwner && len(c.l2) > 0 || v.BGP.Reason == lb.Announced {
-			could[node] = true
-		}
-	}
-	var down, lines []string
-	for _, node := range slices.Sorted(maps.Keys(could)) {
-		if !c.w.runs(node) {
-			down = append(down, node)
-			lines = append(lines, fmt.Sprintf("%s: %s", node, cmp.Or(c.w.speakers[node].Why, "there is no Pod of a speaker on it")))
-		}
-	}
-	remedy := fmt.Sprintf("kubectl -n %s get pods -o wide; kubectl -n %s describe daemonset speaker (tolerations, nodeSelector, image)", c.w.c.Namespace, c.w.c.Namespace)
-	lines = lines[:min(len(lines), mostNamed)]
+	down, lines, reason := c.away()
 	if c.Owner == "" && len(c.NextHops) == 0 {
-		c.add(broken("speakers", SpeakerNotRunning, "no speaker runs on the nodes that may announce it (%s)", list(down)).with(lines...).remedy("%s", remedy))
+		f := broken("speakers", reason, "nothing announces it from the nodes that may (%s)", list(down)).with(lines...)
+		if reason == SpeakerNotRunning {
+			f.What = fmt.Sprintf("no speaker runs on the nodes that may announce it (%s)", list(down))
+		}
+		c.add(f.remedy("%s", c.w.revive(reason)))
 		return false
 	}
 	var who []string
 	if c.Owner != "" {
 		who = append(who, c.Owner+" owns the address in Layer 2 mode")
 	}
+	if by := c.now[c.w.judge()].Caretaker; by != "" {
+		who = append(who, fmt.Sprintf("%s answers in its name, because its speaker is down", by))
+	}
 	if len(c.NextHops) > 0 {
 		who = append(who, list(c.NextHops)+" "+verb(len(c.NextHops), "advertises", "advertise")+" it by BGP")
 	}
 	f := ok("speakers", "%s", strings.Join(who, "; "))
 	if len(down) > 0 {
-		f.Level, f.Reason, f.Evidence, f.Remedy = Warning, SpeakerNotRunning, lines, remedy
-		f.What += fmt.Sprintf("; the %s of %s %s not run", verb(len(down), "speaker", "speakers"), list(down), verb(len(down), "does", "do"))
+		f.Level, f.Reason, f.Evidence, f.Remedy = Warning, reason, lines, c.w.revive(reason)
+		f.What += fmt.Sprintf("; %s %s not take part", list(down), verb(len(down), "does", "do"))
+		if reason == SpeakerNotRunning {
+			f.What = strings.Join(who, "; ") + fmt.Sprintf("; the %s of %s %s not run", verb(len(down), "speaker", "speakers"), list(down), verb(len(down), "does", "do"))
+		}
+	}
+	for _, n := range c.w.nodes {
+		if v := c.now[n.Name]; v.L2.Reason == lb.NodeUnfit {
+			f.Evidence = append(f.Evidence, n.Name+": "+v.L2.Message)
+		}
 	}
 	c.add(f)
 	return true
+}
+
+// away returns the nodes that may announce it and take no part, with why, and the reason
+// of the first one.
+func (c *chain) away() (nodes, lines []string, reason lb.Reason) {
+	reason = SpeakerNotRunning
+	for _, n := range c.w.nodes {
+		v := c.eligible[n.Name]
+		if v.L2.Reason != lb.Announced && (v.L2.Reason != lb.NotOwner || len(c.l2) == 0) && v.BGP.Reason != lb.Announced {
+			continue
+		}
+		why, because := c.w.absent(n.Name)
+		if why == "" {
+			continue
+		}
+		if len(nodes) == 0 {
+			reason = because
+		}
+		if nodes = append(nodes, n.Name); len(lines) < mostNamed {
+			lines = append(lines, n.Name+": "+why)
+		}
+	}
+	return nodes, lines, reason
+}
+
+// absent says why a node takes no part, as far as its Pod and other speakers tell; "" if
+// it does.
+func (w *World) absent(node string) (string, lb.Reason) {
+	x, seen := w.seen.Nodes[node]
+	others := w.witness != "" && w.witness != node
+	switch {
+	case !w.runs(node):
+		return cmp.Or(w.speakers[node].Why, "there is no Pod of a speaker on it"), SpeakerNotRunning
+	case others && len(x.Dead) > 0:
+		var where []string
+		for s := range x.Dead {
+			where = append(where, s.String())
+		}
+		slices.Sort(where)
+		return fmt.Sprintf("it does not answer on %s, as the speaker of %s sees it", list(where), w.witness), NodeDead
+	case others && x.SpeakerDown:
+		return fmt.Sprintf("its speaker does not answer that of %s", w.witness), NotMember
+	case others && (!seen || !x.Member):
+		return fmt.Sprintf("the speaker of %s does not hear its speaker", w.witness), NotMember
+	}
+	return "", ""
+}
+
+// revive says what to do about a node that is absent.
+func (w *World) revive(reason lb.Reason) string {
+	switch reason { //nolint:exhaustive // those of absent
+	case NodeDead:
+		return "see to the node, its link (cable, port, VLAN) and its switch: ip -br link on the node; kubectl describe node"
+	case NotMember:
+		return "allow TCP and UDP port 7946 between nodes; all speakers need the same memberlist Secret"
+	}
+	return fmt.Sprintf("kubectl -n %s get pods -o wide; kubectl -n %s describe daemonset speaker (tolerations, nodeSelector, image)", w.c.Namespace, w.c.Namespace)
 }
 
 // addrs prints addresses for people.

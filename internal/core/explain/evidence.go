@@ -135,14 +135,17 @@ func (c *chain) wire() {
 		return
 	}
 	c.subnets()
+	c.links()
 	s := c.w.c.Speakers[c.Owner]
 	if s == nil {
 		if g := c.w.c.gap(FromSpeakers); g != nil {
 			c.add(unknown(check, g))
+		} else if why := c.w.c.Silent[c.Owner]; why != "" {
+			c.add(warning(check, SpeakerSilent, "the speaker of %s could not be asked: %s", c.Owner, why).
+				remedy("see whether the node and its kubelet are well: kubectl describe node %s", c.Owner))
 		}
 		return
 	}
-	c.links(s)
 	for _, a := range c.svc.Addrs {
 		asked, answered := s.Requests[a], s.Responses[a]
 		switch {
@@ -190,15 +193,30 @@ func (w *World) prefixes(node string) []netip.Prefix {
 	if n := w.byName[node]; n != nil {
 		out = slices.Clone(n.Subnets)
 	}
-	if s := w.c.Speakers[node]; s != nil {
-		for _, l := range s.Links {
-			out = append(out, l.Prefixes...)
-		}
+	for _, l := range w.links(node) {
+		out = append(out, l.Prefixes...)
 	}
 	for i := range out {
 		out[i] = out[i].Masked()
 	}
 	return slices.DeleteFunc(out, func(p netip.Prefix) bool { return p.IsSingleIP() || p.Addr().IsLinkLocalUnicast() })
+}
+
+// links returns the links of a node, nil if they are not known: from what its speaker says
+// now, or else has told others.
+func (w *World) links(node string) []Link {
+	if s := w.c.Speakers[node]; s != nil && s.Links != nil {
+		return s.Links
+	}
+	f := w.seen.Nodes[node].Facts
+	if w.witness == "" || f == nil {
+		return nil
+	}
+	out := make([]Link, len(f.Links))
+	for i, l := range f.Links {
+		out[i] = Link{Name: l.Name, Up: l.Carrier, Prefixes: l.Addrs}
+	}
+	return out
 }
 
 // subnetTexts lists the subnets of all nodes, each once.
@@ -217,22 +235,23 @@ func within(prefixes []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// links checks the links that the owner is to answer on, if its speaker tells of them.
-func (c *chain) links(s *Speaker) {
-	if s.Links == nil {
+// links checks the links that the owner is to answer on, if they are known.
+func (c *chain) links() {
+	links := c.w.links(c.Owner)
+	if links == nil {
 		return
 	}
 	for _, name := range c.now[c.Owner].Links {
-		i := slices.IndexFunc(s.Links, func(l Link) bool { return l.Name == name })
+		i := slices.IndexFunc(links, func(l Link) bool { return l.Name == name })
 		switch {
 		case i < 0:
 			var have []string
-			for _, l := range s.Links {
+			for _, l := range links {
 				have = append(have, l.Name)
 			}
-			c.add(broken("wire", LinkMissing, "%s has no link %q, on which alone it is to answer", c.Owner, name).with("it has " + list(have)).
-				remedy("correct spec.interfaces of the L2Advertisement"))
-		case !s.Links[i].Up:
+			c.add(broken("wire", LinkMissing, "%s has no link %q, on which alone it is to answer", c.Owner, name).with("it has "+list(have)).
+				remedy("correct spec.interfaces of %s", c.l2Names()))
+		case !links[i].Up:
 			c.add(broken("wire", LinkDown, "link %s of %s has no carrier", name, c.Owner).remedy("see to cable, port and driver: ip -d link show %s", name))
 		}
 	}
@@ -261,18 +280,36 @@ func (c *chain) sessions() {
 			}
 		}
 	}
-	remedy := "on the router: is the node's address its neighbour, with the right AS and password? Then the log of the speaker"
+	reason, remedy := NoSession, "on the router: is the node's address its neighbour, with the right AS and password? Then the log of the speaker"
+	if c.bfdDown() {
+		reason, remedy = BFDDown, "on the router: does it run BFD with the node's address, with timers that fit the BFDProfile? Between them: is UDP port 3784 (4784 over several hops) open?"
+	}
 	switch {
 	case len(up)+len(down) == 0 && g != nil:
 		c.add(unknown(check, g))
 	case len(up)+len(down) == 0:
 	case len(up) == 0:
-		c.add(broken(check, NoSession, "no BGP session that should carry its route is up").with(named(down)...).remedy("%s", remedy))
+		c.add(broken(check, reason, "no BGP session that should carry its route is up").with(named(down)...).remedy("%s", remedy))
 	case len(down) > 0:
 		c.add(warning(check, SessionDown, "%d of %d BGP sessions are up", len(up), len(up)+len(down)).with(named(down)...).remedy("%s", remedy))
 	default:
 		c.add(ok(check, "up: %s", list(up)))
 	}
+}
+
+// bfdDown reports whether all sessions of its routes that are not up lack BFD.
+func (c *chain) bfdDown() bool {
+	lack := false
+	for _, r := range c.w.c.Sessions {
+		if !slices.Contains(c.NextHops, r.Node) || !slices.Contains(c.now[r.Node].Peers, r.Peer) || r.State == "Established" {
+			continue
+		}
+		if r.BFD == "" || r.BFD == "N/A" || r.BFD == "Up" {
+			return false
+		}
+		lack = true
+	}
+	return lack
 }
 
 // peers tells what is wrong with the BGPPeers that are told of the Service.
@@ -323,44 +360,4 @@ func (w *World) session(node, peer string) (at Session, text string, known bool)
 		}
 	}
 	return at, text, known
-}
-
-// dataPlane looks at what happens to a packet once it is on the node.
-func (c *chain) dataPlane() {
-	const check = "data plane"
-	if g := c.w.c.gap(FromProxies); g != nil {
-		c.add(unknown(check, g))
-		return
-	}
-	if len(c.w.c.Proxies) == 0 {
-		c.add(Finding{Level: NotChecked, Check: check, What: "not checked: there is no Pod of kube-proxy, so something else carries packets from the node to endpoints: the network plugin, or kube-proxy outside of Pods"})
-		return
-	}
-	ready, why := map[string]bool{}, map[string]string{}
-	for _, p := range c.w.c.Proxies {
-		ready[p.Node] = ready[p.Node] || p.Ready
-		why[p.Node] = p.Name + " is not ready: " + p.Why
-	}
-	entries := slices.Clone(c.NextHops)
-	if c.Owner != "" && !slices.Contains(entries, c.Owner) {
-		entries = append(entries, c.Owner)
-	}
-	slices.Sort(entries)
-	var dead, lines []string
-	for _, n := range entries {
-		if !ready[n] {
-			dead = append(dead, n)
-			lines = append(lines, cmp.Or(why[n], "there is no Pod of kube-proxy on "+n))
-		}
-	}
-	if len(dead) > 0 {
-		c.add(broken(check, ProxyNotRunning, "kube-proxy does not run on %s, where traffic enters: packets for new endpoints get lost there", list(dead)).with(lines...).
-			remedy("kubectl -n kube-system get pods -l k8s-app=kube-proxy -o wide; read its log"))
-		return
-	}
-	f := ok(check, "kube-proxy runs on %s", list(entries))
-	if c.anywhere > 0 {
-		f.What += fmt.Sprintf("; from there traffic goes to endpoints on %s", list(c.spread()))
-	}
-	c.add(f)
 }

@@ -45,6 +45,9 @@ const (
 	TwoOwners            lb.Reason = "TwoOwners"       // two nodes say that they answer for one address
 	NoSession            lb.Reason = "NoSession"       // no BGP session that should carry it is up
 	SessionDown          lb.Reason = "SessionDown"     // one of them is not
+	BFDDown              lb.Reason = "BFDDown"         // none is up, and nor is BFD
+	NodeDead             lb.Reason = "NodeDead"        // its kernel does not answer other nodes
+	NotMember            lb.Reason = "NotMember"       // other speakers do not hear its speaker
 	LinkMissing          lb.Reason = "LinkMissing"     // no link has the name that is given
 	LinkDown             lb.Reason = "LinkDown"        // it has no carrier
 	OutsideSubnets       lb.Reason = "OutsideSubnets"  // no node is in a subnet that contains it

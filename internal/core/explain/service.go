@@ -219,11 +219,11 @@ func (c *chain) find() {
 			c.anywhere++
 		}
 	}
+	if len(c.w.nodes) > 0 {
+		c.Owner = c.now[c.w.judge()].Owner
+	}
 	for _, n := range c.w.nodes {
 		v := c.now[n.Name]
-		if v.Owner == n.Name {
-			c.Owner = n.Name
-		}
 		if v.BGP.Reason == lb.Announced && c.w.runs(n.Name) {
 			c.NextHops = append(c.NextHops, n.Name)
 		}
