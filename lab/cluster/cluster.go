@@ -19,7 +19,8 @@ import (
 type Cluster struct {
 	cfg     Config
 	set     *box.Set
-	forward *forwarder // nil in mode Network
+	forward *forwarder   // nil in mode Network
+	ports   portForwards // in mode Fast
 	pki     *pki
 	rest    *rest.Config
 	client  kubernetes.Interface
@@ -30,8 +31,9 @@ type Cluster struct {
 
 	saying sync.Mutex // one line of progress at a time
 
-	mu   sync.Mutex
-	pods map[string]int // how many were made, by node
+	mu      sync.Mutex
+	pods    map[string]int          // how many were made, by node
+	proxies map[string]*box.Process // kube-proxies, by node
 }
 
 // Start brings up a lab and returns when it can be used: in mode Real all nodes are Ready, and all manifests are applied.
@@ -46,7 +48,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Cluster{cfg: cfg, set: set, end: cancel, started: time.Now(), pods: map[string]int{}}
+	c := &Cluster{cfg: cfg, set: set, end: cancel, started: time.Now(), pods: map[string]int{}, proxies: map[string]*box.Process{}}
 	if err := c.start(ctx, background); err != nil {
 		return nil, errors.Join(fmt.Errorf("start lab %s: %w", cfg.Name, err), c.Close())
 	}
@@ -126,6 +128,11 @@ func (c *Cluster) startKubernetes(ctx context.Context) error {
 			return err
 		}
 	}
+	if c.cfg.Mode == Fast {
+		if err := c.startPortForwards(ctx); err != nil {
+			return err
+		}
+	}
 	return errors.Join(c.waitNodes(ctx), c.waitAccount(ctx), c.waitProxies(ctx))
 }
 
@@ -136,6 +143,7 @@ func (c *Cluster) Close() error {
 		<-c.mirror.done
 	}
 	err := c.set.Close()
+	err = errors.Join(err, c.ports.close())
 	if c.forward != nil {
 		c.forward.close()
 	}

@@ -49,11 +49,12 @@ func (c *Cluster) makeKeys() error {
 	}
 	cert, key, err := p.issue(pkix.Name{CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}}, nil)
 	errs = append(errs, err, p.write("kubelet-client.crt", cert), p.write("kubelet-client.key", key))
-	if c.cfg.Mode == Real {
-		for i := range c.cfg.Nodes {
-			name := NodeName(i + 1)
-			v4, v6 := NodeAddrs(i + 1)
-			errs = append(errs, p.user(name, insideURL(), "system:node:"+name, "system:nodes"), p.server("kubelet-"+name, []string{name}, v4, v6))
+	for i := range c.cfg.Nodes {
+		name := NodeName(i + 1)
+		v4, v6 := NodeAddrs(i + 1)
+		errs = append(errs, p.server("kubelet-"+name, []string{name}, v4, v6))
+		if c.cfg.Mode == Real {
+			errs = append(errs, p.user(name, insideURL(), "system:node:"+name, "system:nodes"))
 		}
 	}
 	return errors.Join(errs...)

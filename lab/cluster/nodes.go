@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/barelb/barelb/lab/box"
 )
 
 // createNodes makes the Node objects with their pod ranges, before any kubelet registers: the ranges then fit the address plan.
@@ -46,6 +49,7 @@ func nodeObject(i int) *corev1.Node {
 				{Type: corev1.NodeInternalIP, Address: v6.String()},
 				{Type: corev1.NodeHostName, Address: name},
 			},
+			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: kubeletPort}},
 			Conditions: []corev1.NodeCondition{{
 				Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "LabNode",
 				LastHeartbeatTime: now, LastTransitionTime: now,
@@ -56,12 +60,33 @@ func nodeObject(i int) *corev1.Node {
 
 // startProxy starts the kube-proxy of node i.
 func (c *Cluster) startProxy(i int) error {
-	_, err := c.Box(NodeName(i)).Start("kube-proxy", c.bin("kube-proxy"),
+	p, err := c.Box(NodeName(i)).Start("kube-proxy", c.bin("kube-proxy"),
 		"--kubeconfig", c.pki.path(proxyUser+".kubeconfig"), "--hostname-override", NodeName(i),
 		"--proxy-mode", "nftables", "--cluster-cidr", podCIDRs,
 		"--conntrack-max-per-core", "0", // a limit of the whole machine
 		"--oom-score-adj", "0") // the default needs a capability that not every machine gives
-	return err
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.proxies[NodeName(i)] = p
+	return nil
+}
+
+// StartProxy starts the kube-proxy of a node again, and waits until it has written its rules.
+func (c *Cluster) StartProxy(ctx context.Context, node string) error {
+	if err := c.startProxy(slices.Index(c.Nodes(), node) + 1); err != nil {
+		return err
+	}
+	return c.waitProxies(ctx)
+}
+
+// Proxy is the kube-proxy of a node.
+func (c *Cluster) Proxy(node string) *box.Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.proxies[node]
 }
 
 // waitNodes waits until every node is Ready.
