@@ -294,12 +294,23 @@ func readiness(o *corev1.Pod) (ready bool, why string, restarts int) {
 			if w.Message != "" {
 				why += ": " + w.Message
 			}
+			if t := s.LastTerminationState.Terminated; t != nil && t.Message != "" {
+				why += "; it ended with: " + lastLine(t.Message)
+			}
 		}
 	}
 	if o.DeletionTimestamp != nil {
 		why = "it is being deleted"
 	}
 	return ready, why, restarts
+}
+
+// lastLine returns the last line of text, cut to what a message has room for.
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	text = text[strings.LastIndexByte(text, '\n')+1:]
+	const most = 300
+	return text[:min(len(text), most)]
 }
 
 // flags reads the flags of the processes out of their Pods.

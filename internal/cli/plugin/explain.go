@@ -118,7 +118,7 @@ func (p *printer) service(r *explain.ServiceReport) {
 			p.line("  %s", e)
 		}
 	}
-	p.conclusion(r.First, r.Next)
+	p.conclusion(r.First, r.Warned, r.Next)
 }
 
 // said returns a reason, with the words where the reason alone is not enough.
@@ -155,7 +155,7 @@ func explainAddress(o *options) *cobra.Command {
 					p.service(svc)
 				}
 				if len(r.Services) == 0 {
-					p.conclusion(r.First, nil)
+					p.conclusion(r.First, nil, nil)
 				}
 			})
 		},
@@ -203,7 +203,7 @@ func (p *printer) node(r *explain.NodeReport) {
 	for _, peer := range r.Peers {
 		p.line("  %s", peer)
 	}
-	p.conclusion(r.First, nil)
+	p.conclusion(r.First, nil, nil)
 }
 
 func count(n int, one, many string) string {

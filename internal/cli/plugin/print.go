@@ -144,11 +144,15 @@ func (o *options) print(cmd *cobra.Command, v any, text func(*printer)) error {
 	return nil
 }
 
-// conclusion writes the first broken link and what to do about it.
-func (p *printer) conclusion(first *explain.Finding, next []string) {
+// conclusion writes the first broken link and what to do about it or, if none is, the first
+// warning.
+func (p *printer) conclusion(first, warned *explain.Finding, next []string) {
 	p.line("")
 	if first == nil {
 		p.line("%s", p.paint("1;32", "No broken link was found, as far as it can be seen from here."))
+		if warned != nil {
+			p.line("First warning: %s: %s", warned.Check, warned.Reason)
+		}
 		for _, n := range next {
 			p.line("  next: %s", n)
 		}

@@ -56,7 +56,7 @@ func (w *World) Address(a netip.Addr) *AddressReport {
 	for _, key := range holders {
 		r.Services = append(r.Services, w.Service(key))
 	}
-	if r.First = first(r.Findings); r.First == nil {
+	if r.First = first(r.Findings, Broken); r.First == nil {
 		for _, s := range r.Services {
 			if s.First != nil {
 				r.First = s.First

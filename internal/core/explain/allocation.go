@@ -97,6 +97,13 @@ func (w *World) controllers() (running, lines []string) {
 func (w *World) refusal(check string, why *ipam.Refusal, svc *lb.Service) Finding {
 	f := broken(check, why.Reason, "%s", why.Message)
 	f.Remedy = w.allocationRemedy(why.Reason, svc)
+	if why.Reason == lb.PoolExhausted {
+		for _, x := range w.heeded() {
+			if pool := w.cfg.PoolOf(x.Addr); svc.RequestedPool == "" || svc.RequestedPool == pool {
+				f.Evidence = append(f.Evidence, fmt.Sprintf("%s of IPAddressPool %s is used by MAC %s, heard by the speaker of %s on %s", x.Addr, pool, x.MAC, x.Node, x.Link))
+			}
+		}
+	}
 	var aside []string
 	for _, p := range w.cfg.Problems {
 		asked := svc.RequestedPool == "" && (why.Reason == lb.NoPool || why.Reason == lb.AddressNotInPool) || p.Name == svc.RequestedPool

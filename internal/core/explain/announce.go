@@ -320,12 +320,21 @@ func (c *chain) speakers() bool {
 		c.add(f.remedy("%s", c.w.revive(reason)))
 		return false
 	}
+	caretaker := c.now[c.w.judge()].Caretaker
+	if c.Owner != "" && !c.w.runs(c.Owner) && len(c.NextHops) == 0 {
+		f := broken("speakers", SpeakerNotRunning, "the speaker of %s, which owns the address, does not run", c.Owner).with(lines...)
+		if caretaker != "" {
+			f.What += fmt.Sprintf("; %s takes care of it for a minute", caretaker)
+		}
+		c.add(f.remedy("%s", c.w.revive(SpeakerNotRunning)))
+		return false
+	}
 	var who []string
 	if c.Owner != "" {
 		who = append(who, c.Owner+" owns the address in Layer 2 mode")
 	}
-	if by := c.now[c.w.judge()].Caretaker; by != "" {
-		who = append(who, fmt.Sprintf("%s answers in its name, because its speaker is down", by))
+	if caretaker != "" {
+		who = append(who, fmt.Sprintf("%s answers in its name, because its speaker is down", caretaker))
 	}
 	if len(c.NextHops) > 0 {
 		who = append(who, list(c.NextHops)+" "+verb(len(c.NextHops), "advertises", "advertise")+" it by BGP")

@@ -186,6 +186,7 @@ type Session struct {
 	Up                 bool
 	Announced, Pending int    // prefixes
 	Why                string // it is not up, if its speaker says so
+	BFD                string // its state if that is asked for and not up
 }
 
 // Link is a link of a node.

@@ -1,9 +1,9 @@
 package explain
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // dataPlane looks at what happens to a packet once it is on the node.
@@ -69,7 +69,7 @@ func (w *World) proxyOf(node string) (why string, known bool) {
 	}
 	for _, other := range w.c.Known {
 		if other.ProxyAsked && other.Proxy == "" {
-			return cmp.Or(why, "its health check fails: "+k.Proxy), true
+			return strings.TrimPrefix(why+"; its health check fails: "+k.Proxy, "; "), true
 		}
 	}
 	return why, known

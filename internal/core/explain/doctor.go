@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/lb"
@@ -24,17 +23,13 @@ const (
 	SpeakersDoNotMeet lb.Reason = "SpeakersDoNotMeet"
 )
 
-// mostSkew is how far a node's clock may be off before it is worth a word: TLS and the
-// tokens of Pods bear minutes, comparing logs does not bear seconds.
-const mostSkew = 2 * time.Second
-
 // Doctor checks the surroundings: each check yields at least one Finding, be it that it
 // could not be made.
 func (w *World) Doctor() []Finding {
 	var out []Finding
 	for _, check := range []func() []Finding{
-		w.components, w.rights, w.checkConfiguration, w.excluded, w.proxyMode, w.balancers, w.otherBGP, w.ports,
-		w.ranges, w.poolSubnets, w.conflicts, w.membership, w.clocks,
+		w.components, w.rights, w.checkConfiguration, w.excluded, w.proxyMode, w.proxies, w.balancers, w.otherBGP, w.ports,
+		w.ranges, w.poolSubnets, w.conflicts, w.membership, w.routers, w.clocks,
 	} {
 		out = append(out, check()...)
 	}
@@ -193,31 +188,6 @@ func (w *World) otherBGP() []Finding {
 	return out
 }
 
-func (w *World) ports() []Finding {
-	const check = "ports on nodes"
-	remedy := "on a node: ss -lntup '( sport = :179 or sport = :7946 or sport = :9120 or sport = :17472 )'"
-	if g := w.c.gap(FromWorkloads); g != nil {
-		return []Finding{unknown(check, g).remedy("%s", remedy)}
-	}
-	needed := map[int]string{7946: "speakers meet on it", 9120: "metrics", 17472: "health", 3784: "BFD", 4784: "BFD over several hops"}
-	var out []Finding
-	for _, l := range w.c.Workloads {
-		if l.Product == OwnSpeaker {
-			continue
-		}
-		for _, port := range l.HostPorts {
-			if what := needed[port]; what != "" {
-				out = append(out, warning(check, PortTaken, "%s %s/%s opens port %d on nodes, which BareLB's speakers need (%s)", l.Kind, l.Namespace, l.Name, port, what).
-					remedy("move one of them to another port, or keep them on different nodes"))
-			}
-		}
-	}
-	if len(out) == 0 {
-		out = append(out, Finding{Level: OK, Check: check, What: "no Pod on the host's network declares a port that BareLB needs; processes outside of Pods and firewalls are not seen from here", Remedy: remedy})
-	}
-	return out
-}
-
 // ranges compares the pools with what nodes, Pods and Services use.
 func (w *World) ranges() []Finding {
 	const check = "address ranges"
@@ -333,42 +303,6 @@ func (w *World) poolSubnets() []Finding {
 	}
 	if len(out) == 0 {
 		out = append(out, ok(check, "as far as known, each range is in a subnet of a node (%s)", strings.Join(w.subnetTexts(), ", ")))
-	}
-	return out
-}
-
-// membership looks for signs that speakers do not hear each other.
-func (w *World) membership() []Finding {
-	const check = "membership"
-	if g := w.c.gap(FromL2Status); g != nil {
-		return []Finding{unknown(check, g)}
-	}
-	var split []string
-	for _, key := range w.keys {
-		if said := w.announcing(key).L2; len(said) > 1 {
-			split = append(split, fmt.Sprintf("%s: %s", key, list(said)))
-		}
-	}
-	if len(split) > 0 {
-		return []Finding{broken(check, SpeakersDoNotMeet, "several nodes say that they answer for the same Service").with(named(split)...).
-			remedy("allow TCP and UDP port 7946 between nodes, and see that all speakers have the same memberlist Secret")}
-	}
-	return []Finding{ok(check, "no two nodes say that they answer for the same Service")}
-}
-
-func (w *World) clocks() []Finding {
-	const check = "clocks"
-	if g := w.c.gap(FromLeases); g != nil {
-		return []Finding{unknown(check, g)}
-	}
-	var out []Finding
-	for _, n := range w.nodes {
-		if skew, known := w.c.Skews[n.Name]; known && skew > mostSkew {
-			out = append(out, warning(check, ClockSkew, "the clock of %s is %s ahead of the API server's", n.Name, skew.Round(time.Second)).remedy("run NTP or chrony on the node"))
-		}
-	}
-	if len(out) == 0 {
-		out = append(out, ok(check, "no node is ahead of the API server by more than %s", mostSkew))
 	}
 	return out
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/lb"
@@ -127,6 +129,10 @@ func (c *chain) wire() {
 					remedy("find the host with that MAC and take the address from it, or give the Service another one"))
 			}
 		}
+		if e := c.claimed(a); e != nil {
+			c.add(broken(check, lb.AddressClaimedOnWire, "another host claims %s: traffic goes there by chance", a).with("Event: " + eventLine(*e, c.w.c)).
+				remedy("find the host with that MAC (a switch's table of MACs says at which port) and take the address from it, or give the Service another one"))
+		}
 		if n := c.w.onNode(a); n != "" {
 			c.add(broken(check, AddressOfNode, "%s is an address of node %s itself", a, n).remedy("take it out of the IPAddressPool, and give the Service another one"))
 		}
@@ -159,6 +165,22 @@ func (c *chain) wire() {
 			c.add(ok(check, "%s has answered %.0f of %.0f questions for %s", c.Owner, answered, asked, a))
 		}
 	}
+}
+
+// claimLasts is for how long after its last Event a claim of another host counts: Events
+// are not repeated more often than each minute or so.
+const claimLasts = 5 * time.Minute
+
+// claimed returns the last Event that says that another host claims a, or nil.
+func (c *chain) claimed(a netip.Addr) *Event {
+	for i := len(c.w.c.Events) - 1; i >= 0; i-- {
+		e := &c.w.c.Events[i]
+		if e.Reason == string(lb.AddressClaimedOnWire) && e.Key == c.svc.Key && strings.Contains(e.Message, "claims "+a.String()+":") &&
+			c.w.c.Now.Sub(e.Last) < claimLasts {
+			return e
+		}
+	}
+	return nil
 }
 
 // subnets checks that a node is in a subnet that contains the addresses, as far as known.
@@ -265,7 +287,7 @@ func (c *chain) sessions() {
 	const check = "sessions"
 	c.peers()
 	g := c.w.c.gap(FromSpeakers)
-	var up, down []string
+	var up, down, slow []string
 	for _, node := range c.NextHops {
 		for _, name := range c.now[node].Peers {
 			at, text, known := c.w.session(node, name)
@@ -273,6 +295,9 @@ func (c *chain) sessions() {
 			case !known:
 			case at.Up:
 				up = append(up, fmt.Sprintf("%s (%d prefixes)", text, at.Announced))
+				if at.BFD != "" {
+					slow = append(slow, text+": BFD is "+at.BFD)
+				}
 			case at.Why != "":
 				down = append(down, text+": "+at.Why)
 			default:
@@ -280,9 +305,10 @@ func (c *chain) sessions() {
 			}
 		}
 	}
+	const bfd = "on the router: does it run BFD with the node's address, with timers that fit the BFDProfile? Between them: is UDP port 3784 (4784 over several hops) open?"
 	reason, remedy := NoSession, "on the router: is the node's address its neighbour, with the right AS and password? Then the log of the speaker"
 	if c.bfdDown() {
-		reason, remedy = BFDDown, "on the router: does it run BFD with the node's address, with timers that fit the BFDProfile? Between them: is UDP port 3784 (4784 over several hops) open?"
+		reason, remedy = BFDDown, bfd
 	}
 	switch {
 	case len(up)+len(down) == 0 && g != nil:
@@ -292,6 +318,8 @@ func (c *chain) sessions() {
 		c.add(broken(check, reason, "no BGP session that should carry its route is up").with(named(down)...).remedy("%s", remedy))
 	case len(down) > 0:
 		c.add(warning(check, SessionDown, "%d of %d BGP sessions are up", len(up), len(up)+len(down)).with(named(down)...).remedy("%s", remedy))
+	case len(slow) > 0:
+		c.add(warning(check, BFDDown, "all %d BGP sessions are up, and BFD is not: a failure is noticed by the hold time alone", len(up)).with(named(slow)...).remedy(bfd))
 	default:
 		c.add(ok(check, "up: %s", list(up)))
 	}
@@ -349,13 +377,16 @@ func (w *World) session(node, peer string) (at Session, text string, known bool)
 		if !known {
 			at, known = Session{Up: r.State == "Established", Announced: r.Advertised}, true
 		}
+		if r.BFD != "" && r.BFD != "N/A" && r.BFD != "Up" {
+			at.BFD = r.BFD
+		}
 		if !at.Up {
 			at.Why = r.State
 			if r.Message != "" {
 				at.Why += ": " + r.Message
 			}
-			if r.BFD != "" && r.BFD != "N/A" && r.BFD != "Up" {
-				at.Why += "; BFD is " + r.BFD
+			if at.BFD != "" {
+				at.Why += "; BFD is " + at.BFD
 			}
 		}
 	}

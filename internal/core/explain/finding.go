@@ -84,10 +84,10 @@ func (f Finding) remedy(format string, args ...any) Finding {
 	return f
 }
 
-// first returns the first Finding that is broken, or nil.
-func first(all []Finding) *Finding {
+// first returns the first Finding of a level, or nil.
+func first(all []Finding, level Level) *Finding {
 	for i := range all {
-		if all[i].Level == Broken {
+		if all[i].Level == level {
 			return &all[i]
 		}
 	}

@@ -34,7 +34,7 @@ func (w *World) Node(name string) *NodeReport {
 			names[i] = w.nodes[i].Name
 		}
 		add(broken("node", lb.UnknownReference, "there is no node %s", name).with("there is " + list(names)))
-		r.First = first(r.Findings)
+		r.First = first(r.Findings, Broken)
 		return r
 	}
 	r.Addresses = n.Addrs
@@ -79,7 +79,7 @@ func (w *World) Node(name string) *NodeReport {
 		}
 	}
 	r.Said = slices.Compact(r.Said)
-	r.First = first(r.Findings)
+	r.First = first(r.Findings, Broken)
 	return r
 }
 

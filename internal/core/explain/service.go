@@ -24,6 +24,9 @@ type ServiceReport struct {
 	Events    []string      `json:"events,omitempty"` // the last ones, oldest first
 	// First is the first link that is broken, or nil.
 	First *Finding `json:"firstBrokenLink,omitempty"`
+	// Warned is the first link that works and that something should be done about, if
+	// none is broken.
+	Warned *Finding `json:"firstWarning,omitempty"`
 	// Next is what to try where nothing is broken as far as it can be seen from here.
 	Next []string `json:"next,omitempty"`
 }
@@ -93,7 +96,10 @@ func (r *ServiceReport) add(f Finding) { r.Chain = append(r.Chain, f) }
 
 // finish finds the first broken link, or says what else there is to try.
 func (w *World) finish(r *ServiceReport) {
-	if r.First = first(r.Chain); r.First != nil || len(r.Addresses) == 0 {
+	if r.First = first(r.Chain, Broken); r.First != nil {
+		return
+	}
+	if r.Warned = first(r.Chain, Warning); len(r.Addresses) == 0 {
 		return
 	}
 	a := r.Addresses[0]

@@ -48,7 +48,7 @@ type Peering struct {
 	Up    int      `json:"up"`
 	Known int      `json:"known"` // nodes whose sessions were looked at
 	Down  []string `json:"down,omitempty"`
-	Why   []string `json:"why,omitempty"` // they are down, by what their speakers say
+	Why   []string `json:"why,omitempty"` // they, or BFD, are down, by what their speakers say
 }
 
 // VIP is a Service with its addresses.
@@ -230,6 +230,9 @@ func (w *World) peerings() []Peering {
 			row.Known++
 			if at.Up {
 				row.Up++
+				if why := n.Name + ": BFD is " + at.BFD; at.BFD != "" {
+					row.Why = append(row.Why, why)
+				}
 				continue
 			}
 			row.Down = append(row.Down, n.Name)

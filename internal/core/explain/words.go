@@ -57,10 +57,17 @@ func (t tally) lines() []string {
 	return out
 }
 
-// order returns the reasons, the most frequent one first.
+// order returns the reasons, the most frequent one first; but last that nothing selects a
+// node, which says nothing of those that something does select.
 func (t tally) order() []lb.Reason {
 	reasons := slices.Sorted(maps.Keys(t))
-	slices.SortStableFunc(reasons, func(a, b lb.Reason) int { return len(t[b]) - len(t[a]) })
+	rank := func(r lb.Reason) int {
+		if r == lb.NoMatchingAdvertisement {
+			return 0
+		}
+		return len(t[r])
+	}
+	slices.SortStableFunc(reasons, func(a, b lb.Reason) int { return rank(b) - rank(a) })
 	return reasons
 }
 
