@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
@@ -13,13 +14,19 @@ import (
 
 // explanation is what kubectl barelb explain says, as far as tests look at it.
 type explanation struct {
-	Owner string `json:"owner"`
-	First *struct {
-		Check  string `json:"check"`
-		Reason string `json:"reason"`
-		What   string `json:"what"`
-		Remedy string `json:"remedy"`
-	} `json:"firstBrokenLink"`
+	Owner  string   `json:"owner"`
+	First  *finding `json:"firstBrokenLink"`
+	Warned *finding `json:"firstWarning"`
+}
+
+// finding is one thing that kubectl barelb found.
+type finding struct {
+	Level    string   `json:"level"`
+	Check    string   `json:"check"`
+	Reason   string   `json:"reason"`
+	What     string   `json:"what"`
+	Evidence []string `json:"evidence"`
+	Remedy   string   `json:"remedy"`
 }
 
 // barelb runs a command for users on the cluster.
@@ -37,89 +44,62 @@ func (l *lab) barelb(ctx context.Context, args ...string) (string, error) {
 
 func (l *lab) explain(ctx context.Context, service string) (explanation, error) {
 	var e explanation
-	out, err := l.barelb(ctx, "explain", "service", namespace+"/"+service, "--live=false", "-o", "json")
+	out, err := l.barelb(ctx, "explain", "service", namespace+"/"+service, "-o", "json")
 	if err != nil {
 		return e, err
 	}
 	return e, json.Unmarshal([]byte(out), &e)
 }
 
-// wantLink waits until explain names a link as the first that is broken; "" for none.
-func (l *lab) wantLink(t *testing.T, service, check, reason string) {
-	t.Helper()
-	eventually(t, fmt.Sprintf("explain %s: %s %s", service, check, reason), func() error {
-		e, err := l.explain(t.Context(), service)
-		switch {
-		case err != nil:
-			return err
-		case e.First == nil && check == "":
-			return nil
-		case e.First == nil:
-			return fmt.Errorf("it calls nothing broken")
-		case e.First.Check != check || e.First.Reason != reason || e.First.Remedy == "":
-			return fmt.Errorf("it says %+v", *e.First)
-		}
-		return nil
-	})
-}
-
-// TestExplainNamesTheFault breaks a Service that works in one way after the other.
-func TestExplainNamesTheFault(t *testing.T) {
-	l := frr(t)
-	l.apply(t, pool("why", []string{"192.168.1.247/32"}), object("L2Advertisement", "why", "ipAddressPools: [why]"))
-	addr := l.serve(t, system.Service{Name: "why"}, "why")
-	owner := l.owner(t, addr)
-	l.wantLink(t, "why", "", "")
-	if e, err := l.explain(t.Context(), "why"); err != nil || e.Owner != owner {
-		t.Errorf("%s answers, and explain says that %q owns the address (%v)", owner, e.Owner, err)
-	}
-
-	l.apply(t, object("L2Advertisement", "why", "ipAddressPools: [why]\n  nodeSelectors: [{matchLabels: {no: such}}]"))
-	l.wantLink(t, "why", "nodes (layer2)", "SelectorsMatchNoNode")
-	l.apply(t, object("L2Advertisement", "why", "ipAddressPools: [why]"))
-	l.wantLink(t, "why", "", "")
-
-	for _, node := range l.c.Nodes() {
-		l.changeNode(t, node, exclude, include)
-	}
-	l.wantLink(t, "why", "nodes (layer2)", "NodeExcluded")
-	for _, node := range l.c.Nodes() {
-		must(t, l.patchNode(t.Context(), node, include))
-	}
-	l.wantLink(t, "why", "", "")
-
-	// Another Service wants the only address.
-	l.create(t, system.Service{Name: "late", Annotations: map[string]string{fromPool: "why"}})
-	l.wantLink(t, "late", "address", "PoolExhausted")
-	out, err := l.barelb(t.Context(), "status", "--wrong", "--live=false")
-	if err != nil || !strings.Contains(out, namespace+"/late") || !strings.Contains(out, "PoolExhausted") {
-		t.Errorf("status: %v\n%s", err, out)
-	}
-}
-
 // TestWhatIfComesTrue: what-if says who takes over from a node, and when its link is cut,
-// that node does.
+// those nodes do: by rank, by preference, by who owned an address before, and by where
+// endpoints are.
 func TestWhatIfComesTrue(t *testing.T) {
 	l := frr(t)
-	l.apply(t, pool("ahead", []string{"192.168.1.248/32"}), object("L2Advertisement", "ahead", "ipAddressPools: [ahead]"))
-	addr := l.serve(t, system.Service{Name: "ahead"}, "ahead")
-	owner := l.owner(t, addr)
+	addrs := map[string]netip.Addr{}
+	serve := func(name, addr string, s system.Service, adv ...string) {
+		l.apply(t, pool(name, []string{addr}), object("L2Advertisement", name, append([]string{"ipAddressPools: [" + name + "]"}, adv...)...))
+		s.Name = name
+		addrs[name] = l.serve(t, s, name)
+	}
+	serve("ahead", "192.168.1.248/32", system.Service{})
+	owner := l.owner(t, addrs["ahead"])
+	others := l.without(owner)
+	prefer := func(node string) string {
+		return "preferredNodeSelectors: [{weight: 5, preference: {matchLabels: {kubernetes.io/hostname: " + node + "}}}]"
+	}
+	serve("sticky", "192.168.1.249/32", system.Service{}, onNodes(others...), "failback: Never")
+	l.owner(t, addrs["sticky"])
+	serve("second", "192.168.1.250/32", system.Service{}, onNodes(owner, others[0]), prefer(owner))
+	serve("third", "192.168.1.251/32", system.Service{}, onNodes(owner, others[1]), prefer(owner))
+	serve("local", "192.168.1.252/32", system.Service{Local: true}, prefer(owner))
+	l.endpointsOn(t, "local", owner, others[1])
+	for _, name := range []string{"second", "third", "local"} {
+		l.ownerIs(t, addrs[name], owner)
+	}
+	stays := l.owner(t, addrs["sticky"])
+
 	out, err := l.barelb(t.Context(), "what-if", "--without", owner, "-o", "json")
 	must(t, err)
 	var r struct {
-		Moves []struct{ Service, From, To string }
+		Moves []struct{ Service, Effect, From, To string }
+		Notes []string
 	}
 	must(t, json.Unmarshal([]byte(out), &r))
-	heir := ""
+	heirs := map[string]string{"sticky": stays}
 	for _, m := range r.Moves {
-		if m.Service == namespace+"/ahead" && m.From == owner {
-			heir = m.To
+		if m.Effect != "moves" || m.From != owner {
+			t.Errorf("what-if says %+v", m)
 		}
+		heirs[strings.TrimPrefix(m.Service, namespace+"/")] = m.To
 	}
-	if heir == "" {
-		t.Fatalf("what-if does not say who takes over from %s: %s", owner, out)
+	if len(heirs) != len(addrs) || len(r.Notes) > 0 {
+		t.Fatalf("what-if does not say of all who takes over from %s, or did not ask the speakers: %s", owner, out)
 	}
+	t.Logf("without %s: %v", owner, heirs)
+	l.undo(t, "restore the link", func(context.Context) error { return l.c.Restore(owner) })
 	must(t, l.c.Cut(owner))
-	l.ownerIs(t, addr, heir)
-	must(t, l.c.Restore(owner))
+	for name, heir := range heirs {
+		l.ownerIs(t, addrs[name], heir)
+	}
 }

@@ -59,32 +59,46 @@ func onNodes(names ...string) string {
 // it created.
 func (l *lab) apply(t *testing.T, manifests ...string) {
 	t.Helper()
-	dec := yaml.NewYAMLOrJSONDecoder(strings.NewReader(strings.Join(manifests, "\n---\n")), 4096)
-	for {
-		var o unstructured.Unstructured
-		err := dec.Decode(&o)
-		if errors.Is(err, io.EOF) {
-			return
+	all, err := parse(manifests...)
+	must(t, err)
+	for _, o := range all {
+		objects := l.objects(o.GetKind(), o.GetNamespace())
+		_, err := objects.Get(t.Context(), o.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			l.undo(t, "delete "+o.GetKind()+" "+o.GetName(), func(ctx context.Context) error { return gone(objects.Delete(ctx, o.GetName(), metav1.DeleteOptions{})) })
+		} else {
+			must(t, err)
 		}
-		must(t, err)
-		if len(o.Object) == 0 {
-			continue
-		}
-		l.applyOne(t, &o)
+		must(t, l.applyAll(t.Context(), o))
 	}
 }
 
-func (l *lab) applyOne(t *testing.T, o *unstructured.Unstructured) {
-	t.Helper()
-	objects := l.objects(o.GetKind(), o.GetNamespace())
-	_, err := objects.Get(t.Context(), o.GetName(), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		l.undo(t, "delete "+o.GetKind()+" "+o.GetName(), func(ctx context.Context) error { return gone(objects.Delete(ctx, o.GetName(), metav1.DeleteOptions{})) })
-	} else {
-		must(t, err)
+// parse reads objects.
+func parse(manifests ...string) ([]*unstructured.Unstructured, error) {
+	dec := yaml.NewYAMLOrJSONDecoder(strings.NewReader(strings.Join(manifests, "\n---\n")), 4096)
+	var out []*unstructured.Unstructured
+	for {
+		o := &unstructured.Unstructured{}
+		err := dec.Decode(o)
+		switch {
+		case errors.Is(err, io.EOF):
+			return out, nil
+		case err != nil:
+			return nil, err
+		case len(o.Object) > 0:
+			out = append(out, o)
+		}
 	}
-	_, err = objects.Apply(t.Context(), o.GetName(), o, metav1.ApplyOptions{FieldManager: "e2e", Force: true})
-	must(t, err)
+}
+
+// applyAll creates or replaces objects, for good.
+func (l *lab) applyAll(ctx context.Context, all ...*unstructured.Unstructured) error {
+	for _, o := range all {
+		if _, err := l.objects(o.GetKind(), o.GetNamespace()).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: "e2e", Force: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // remove deletes an object.
