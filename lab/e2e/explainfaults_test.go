@@ -428,7 +428,7 @@ func routerFaults() []fault {
 		{"community alias missing", func(f *faulty) {
 			f.byBGP(f.t, "alias", "198.51.100.51/32", "peers: [why]", "communities: [no-such-alias]")
 		}, "alias", "advertisement", "SetAside", []string{"BGPAdvertisement alias", "no-such-alias", "spec.communities"}, false},
-		{"aggregate with service selectors", func(f *faulty) {
+		{"aggregate that is larger than the pool", func(f *faulty) {
 			f.byBGP(f.t, "whole", "198.51.100.51/32", "peers: [why]", "aggregationLength: 24")
 		}, "whole", "advertisement", "SetAside", []string{"BGPAdvertisement whole", "aggregationLength"}, false},
 		{"BGP filtered on the way", func(f *faulty) {
