@@ -86,7 +86,7 @@ const (
 // Runner runs the BFD sessions of one node.
 type Runner struct {
 	cfg     Config
-	metrics metrics
+	metrics []metrics
 	changed chan struct{}
 	done    chan struct{} // closed when Run has ended
 

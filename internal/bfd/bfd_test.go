@@ -333,7 +333,7 @@ func TestMetrics(t *testing.T) {
 	got := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if labels := m.GetLabel(); len(labels) != 2 || labels[0].GetName() != "peer" || labels[1].GetName() != "vrf" || labels[1].GetValue() != "" {
+			if labels := m.GetLabel(); len(labels) != 2 || labels[0].GetName() != "peer" || labels[1].GetName() != "vrf" || labels[1].GetValue() != "default" {
 				t.Errorf("%s: labels %v", f.GetName(), labels)
 			}
 			got[f.GetName()+" "+m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
@@ -343,8 +343,10 @@ func TestMetrics(t *testing.T) {
 		"session_up 10.9.0.2": 1, "session_up 10.9.0.3": 0, "session_up_events 10.9.0.2": 1, "session_down_events 10.9.0.2": 0,
 		"zebra_notifications 10.9.0.2": 1, "control_packet_input 10.9.0.3": 0, "echo_packet_input 10.9.0.2": 0, "echo_packet_output 10.9.0.2": 0,
 	} {
-		if v, ok := got["metallb_bfd_"+name]; !ok || v != want {
-			t.Errorf("%s is %v (there: %t), want %v", name, v, ok, want)
+		for _, prefix := range []string{"metallb_bfd_", "frrk8s_bfd_"} {
+			if v, ok := got[prefix+name]; !ok || v != want {
+				t.Errorf("%s%s is %v (there: %t), want %v", prefix, name, v, ok, want)
+			}
 		}
 	}
 	for _, name := range []string{"control_packet_input 10.9.0.2", "control_packet_output 10.9.0.2", "control_packet_output 10.9.0.3"} {

@@ -4,10 +4,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/barelb/barelb/internal/core/bfd"
+	"github.com/barelb/barelb/internal/core/lb"
 )
 
-// metrics describes what a Runner reports of each session. The names are those that
-// dashboards and alerts for MetalLB use.
+// metrics describes what a Runner reports of each session under one name. The names are
+// those that dashboards and alerts for MetalLB use, in its FRR and its FRR-K8s mode.
 type metrics struct {
 	up       *prometheus.Desc
 	counters []counter
@@ -18,9 +19,11 @@ type counter struct {
 	value func(Counters) uint64
 }
 
-func newMetrics() metrics {
+func newMetrics() []metrics { return []metrics{named("metallb_bfd_"), named("frrk8s_bfd_")} }
+
+func named(prefix string) metrics {
 	desc := func(name, help string) *prometheus.Desc {
-		return prometheus.NewDesc("metallb_bfd_"+name, help, []string{"peer", "vrf"}, nil)
+		return prometheus.NewDesc(prefix+name, help, []string{"peer", "vrf"}, nil)
 	}
 	return metrics{
 		up: desc("session_up", "BFD session state (1 is up, 0 is down)."),
@@ -38,39 +41,44 @@ func newMetrics() metrics {
 
 // Describe implements prometheus.Collector.
 func (r *Runner) Describe(ch chan<- *prometheus.Desc) {
-	ch <- r.metrics.up
-	for _, c := range r.metrics.counters {
-		ch <- c.desc
+	for _, m := range r.metrics {
+		ch <- m.up
+		for _, c := range m.counters {
+			ch <- c.desc
+		}
 	}
 }
 
-// Collect implements prometheus.Collector. The label peer is the address without port;
-// sessions that differ in other things share one, and are added up.
+// Collect implements prometheus.Collector. The label peer is the address without port, vrf
+// is "default" for none; sessions that differ in other things share them, and are added up.
 func (r *Runner) Collect(ch chan<- prometheus.Metric) {
 	type labels struct{ peer, vrf string }
 	type sum struct {
 		up     float64
 		counts []float64
 	}
+	counters := r.metrics[0].counters // they differ in name alone
 	sums := map[labels]*sum{}
 	for _, st := range r.Status() {
-		l := labels{st.Key.Peer.String(), st.Key.VRF}
+		l := labels{st.Key.Peer.String(), lb.VRFLabel(st.Key.VRF)}
 		s := sums[l]
 		if s == nil {
-			s = &sum{up: 1, counts: make([]float64, len(r.metrics.counters))}
+			s = &sum{up: 1, counts: make([]float64, len(counters))}
 			sums[l] = s
 		}
 		if st.State != bfd.Up {
 			s.up = 0 // of several, all must be
 		}
-		for i, c := range r.metrics.counters {
+		for i, c := range counters {
 			s.counts[i] += float64(c.value(st.Counters))
 		}
 	}
 	for l, s := range sums {
-		ch <- prometheus.MustNewConstMetric(r.metrics.up, prometheus.GaugeValue, s.up, l.peer, l.vrf)
-		for i, c := range r.metrics.counters {
-			ch <- prometheus.MustNewConstMetric(c.desc, prometheus.CounterValue, s.counts[i], l.peer, l.vrf)
+		for _, m := range r.metrics {
+			ch <- prometheus.MustNewConstMetric(m.up, prometheus.GaugeValue, s.up, l.peer, l.vrf)
+			for i, c := range m.counters {
+				ch <- prometheus.MustNewConstMetric(c.desc, prometheus.CounterValue, s.counts[i], l.peer, l.vrf)
+			}
 		}
 	}
 }

@@ -103,7 +103,7 @@ type SessionStatus struct {
 	// Negotiated is what both ends agreed on; zero unless established.
 	Negotiated Negotiated
 
-	endpoint string // the label of metrics
+	labels labels // of metrics
 }
 
 // phase is a Speaker's stage of life.
@@ -119,7 +119,7 @@ const (
 type Speaker struct {
 	cfg     Config
 	changed chan struct{}
-	metrics metrics
+	metrics []metrics
 
 	mu       sync.Mutex
 	phase    phase
@@ -421,7 +421,7 @@ func sift(want lb.BGP) (map[string]lb.Session, map[string]SessionStatus, error) 
 		if err != nil {
 			errs = append(errs, fmt.Errorf("apply peer %s: %w", p, err))
 			refused[p.Name] = SessionStatus{
-				Peer: p.Name, Addr: p.Addr, Port: p.Port, Interface: p.Interface, VRF: p.VRF, endpoint: p.Endpoint(),
+				Peer: p.Name, Addr: p.Addr, Port: p.Port, Interface: p.Interface, VRF: p.VRF, labels: labelsOf(p),
 				State: stateIdle, Since: time.Now(), LastError: err.Error(), Wanted: len(w.Routes),
 			}
 			continue

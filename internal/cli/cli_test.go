@@ -54,6 +54,8 @@ func TestArguments(t *testing.T) {
 		"webhook alone":        {"barelb controller --webhook-mode=onlywebhook --webhook-port=1", ns, started},
 		"TLS 1.2":              {"/controller --tls-min-version=VersionTLS12 --tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 --tls-curve-preferences=X25519,CurveP256", ns, started},
 
+		"metrics for a proxy": {"/controller --local-metrics-address=127.0.0.1:9122", ns, started},
+
 		"no namespace":       {"barelb controller", nil, "barelb: --namespace: say where the configuration objects are (metallb-system, as a rule), or set METALLB_NAMESPACE"},
 		"webhook mode":       {"barelb controller --webhook-mode=on", ns, `barelb: --webhook-mode: "on" is neither enabled nor disabled nor onlywebhook`},
 		"graceful restart":   {"barelb speaker --node-name=node1 --graceful-restart=yes", ns, `barelb: --graceful-restart: "yes" is neither peer nor on`},
@@ -69,6 +71,7 @@ func TestArguments(t *testing.T) {
 		"cipher suites":      {"barelb controller --tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", ns, "barelb: --tls-cipher-suites: TLS 1.3 does not let them be chosen"},
 		"no cipher suite":    {"barelb controller --tls-min-version=VersionTLS12 --tls-cipher-suites=X", ns, `barelb: --tls-cipher-suites: "X" is not known`},
 		"no curve":           {"barelb controller --tls-curve-preferences=X", ns, `barelb: --tls-curve-preferences: "X" is not known`},
+		"metrics for all":    {"barelb controller --local-metrics-address=0.0.0.0:9122", ns, `barelb: --local-metrics-address: "0.0.0.0:9122" is no address of loopback`},
 		"the speaker's flag": {"barelb controller --node-name=x", ns, "barelb: unknown flag: --node-name"},
 	} {
 		t.Run(name, func(t *testing.T) {

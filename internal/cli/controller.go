@@ -47,6 +47,7 @@ nevertheless, and adopted by the next one.`,
 	}
 	f.add(cmd.Flags())
 	fl := cmd.Flags()
+	fl.StringVar(&f.localAddress, "local-metrics-address", "", "address of loopback to serve /metrics on in clear text to whoever asks, such as 127.0.0.1:9122 (default: none)")
 	fl.StringVar(&f.secretName, "ml-secret-name", env("METALLB_ML_SECRET_NAME", ""), "name of the Secret to make for the speakers, if it is not there (METALLB_ML_SECRET_NAME; default: none)")
 	fl.StringVar(&f.deployment, "deployment", env("METALLB_DEPLOYMENT", ""), "name of our own Deployment, the owner of that Secret (METALLB_DEPLOYMENT)")
 	fl.StringVar(&f.poolEdits, "pool-edits", editsMove, "what becomes of Services when a pool is shrunk or deleted under them: move (they get other addresses, or none) or guard (they keep theirs until they go; a condition on the pool names them)")
@@ -105,7 +106,7 @@ func runController(ctx context.Context, f controllerFlags, log *slog.Logger) err
 	}
 	l := leader{
 		cluster: cluster, feed: cluster.Feed(), log: log, follows: make(chan struct{}), leads: make(chan struct{}),
-		metrics: kube.NewClientMetrics(cluster.Registry()), usage: &controller.Usage{},
+		metrics: kube.NewClientMetrics(cluster.Registry(), kube.MetalLB), usage: &controller.Usage{},
 		opts: controller.Options{GuardPools: f.poolEdits == editsGuard, Retention: f.retention, Announcements: f.statusObjects},
 	}
 	if err := cluster.Registry().Register(l.usage); err != nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"crypto/tls"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -16,7 +17,8 @@ type common struct {
 
 	tlsMin, tlsCiphers, tlsCurves, certDir string
 	statusObjects                          bool
-	localMetrics                           bool // a speaker's flag
+	localMetrics                           bool   // a speaker's flag
+	localAddress                           string // a controller's
 }
 
 func (c *common) add(f *pflag.FlagSet) {
@@ -54,6 +56,11 @@ func (c *common) fill() error {
 	}
 	if c.namespace == "" {
 		return fmt.Errorf("--namespace: say where the configuration objects are (metallb-system, as a rule), or set METALLB_NAMESPACE")
+	}
+	if c.localAddress != "" {
+		if at, err := netip.ParseAddrPort(c.localAddress); err != nil || !at.Addr().IsLoopback() {
+			return fmt.Errorf("--local-metrics-address: %q is no address of loopback with a port, such as 127.0.0.1:9122: others would read metrics without being asked who they are", c.localAddress)
+		}
 	}
 	_, err := c.tlsConfig()
 	return err

@@ -34,6 +34,11 @@ func serve(ctx context.Context, tasks *task.Group, cluster *kube.Cluster, f comm
 		}
 	}
 	tasks.Go(ctx, "metrics", metrics)
+	if f.localAddress != "" {
+		tasks.Go(ctx, "local metrics", func(ctx context.Context) error {
+			return kube.ServeLocalMetrics(ctx, f.localAddress, cluster.LocalMetrics())
+		})
+	}
 	if local != nil {
 		local["/metrics"] = cluster.LocalMetrics()
 	}

@@ -38,7 +38,7 @@ type (
 	}
 	updateCounter interface {
 		Update(err error)
-		Config(stale bool)
+		Config(problems []config.Problem)
 	}
 )
 
@@ -85,7 +85,9 @@ type Controller struct {
 	given    map[lb.Key]kube.ServiceStatus // what was decided last, be it nothing
 	refused  map[lb.Key]string             // what its user was told last; it waits for better times
 	guarded  map[lb.Key]guarded
-	holders  map[string]int // of each pool
+	reasons  map[lb.Key]lb.Reason // why, of those for whom that was decided here
+	waiting  map[lb.Reason]int    // how many for each reason
+	holders  map[string]int       // of each pool
 	// releasing are the UIDs of Services, by address, whose claims the writer was told
 	// to remove and may not have removed yet.
 	releasing map[netip.Addr]map[string]bool
@@ -97,7 +99,7 @@ func New(d Deps) *Controller {
 	c := &Controller{
 		Deps: d, ready: make(chan struct{}), book: ipam.NewBook(), uses: config.NewUses(), services: map[lb.Key]*lb.Service{},
 		given: map[lb.Key]kube.ServiceStatus{}, refused: map[lb.Key]string{}, guarded: map[lb.Key]guarded{},
-		holders: map[string]int{}, releasing: map[netip.Addr]map[string]bool{}, announced: newAnnounced(),
+		waiting: map[lb.Reason]int{}, reasons: map[lb.Key]lb.Reason{}, holders: map[string]int{}, releasing: map[netip.Addr]map[string]bool{}, announced: newAnnounced(),
 	}
 	if d.Options.GuardPools {
 		c.book.Guard()
@@ -116,7 +118,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	case <-c.Feed.Ready():
 	}
 	c.Feed.Rewind()
-	defer c.Usage.set(nil)
+	defer c.Usage.last.Store(nil)
 	c.start(c.Feed.Drain())
 	close(c.ready)
 	timer := time.NewTimer(0)
@@ -209,6 +211,23 @@ func (c *Controller) record(svc *lb.Service, now kube.ServiceStatus) {
 	}
 }
 
+// refuse notes what the user of a Service is told that waits, and for what reason; text ""
+// notes that it waits no more.
+func (c *Controller) refuse(key lb.Key, reason lb.Reason, text string) {
+	if was, ok := c.reasons[key]; ok {
+		if c.waiting[was]--; c.waiting[was] == 0 {
+			delete(c.waiting, was)
+		}
+	}
+	if text == "" {
+		delete(c.refused, key)
+		delete(c.reasons, key)
+		return
+	}
+	c.refused[key], c.reasons[key] = text, reason
+	c.waiting[reason]++
+}
+
 // forget drops what was decided for a Service.
 func (c *Controller) forget(key lb.Key) {
 	if old, ok := c.given[key]; ok && len(old.Addrs) > 0 {
@@ -263,7 +282,7 @@ func (c *Controller) takeObjects(objs *config.Objects) {
 	c.cfg, c.objects = config.Parse(*objs, c.cfg), objs
 	c.uses.SetConfig(c.cfg)
 	c.book.SetPools(c.cfg.Pools, c.cfg.SetAside)
-	c.Metrics.Config(len(c.cfg.Problems) > 0)
+	c.Metrics.Config(c.cfg.Problems)
 	for _, p := range config.NewProblems(c.cfg.Problems, known) {
 		c.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}
@@ -277,7 +296,7 @@ func (c *Controller) takeServices(d kube.Delta) ([]lb.Key, map[lb.Key]bool) {
 		changed[key] = true
 		if old := c.services[key]; old != nil && (svc == nil || svc.UID != old.UID) { // deleted, and perhaps created again
 			delete(c.services, key)
-			delete(c.refused, key)
+			c.refuse(key, "", "")
 			delete(c.guarded, key)
 			c.forget(key)
 		}

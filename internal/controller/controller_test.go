@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -493,13 +494,24 @@ func TestMetrics(t *testing.T) {
 			a: Normal IPAllocated: Assigned IP ["192.0.2.0"]
 			a: status 192.0.2.0 p
 			pool p: assigned 1+0, available 3+9223372036854775807
+			barelb_controller_services{Allocated} 1
 			addresses_in_use_total{p} 1
 			addresses_total{p} 9.223372036854776e+18
 			ipv4_addresses_in_use_total{p} 1
 			ipv4_addresses_total{p} 4
 			ipv6_addresses_in_use_total{p} 0
 			ipv6_addresses_total{p} 9.223372036854776e+18
+			services_allocated_total{p} 1
 		`)
+		w.step("one that has no place", func() { w.service("b", asksPool("q")) })
+		want := "barelb_controller_services{Allocated} 1\nbarelb_controller_services{PoolNotFound} 1\n"
+		if got := w.metrics(); !strings.HasPrefix(got, want) {
+			t.Errorf("got %s, want first %s", got, want)
+		}
+		w.step("it goes", func() { w.deleteService("b") })
+		if got := w.metrics(); strings.Contains(got, "PoolNotFound") {
+			t.Errorf("a Service that is gone is counted: %s", got)
+		}
 	})
 }
 

@@ -6,34 +6,78 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/barelb/barelb/internal/core/ipam"
+	"github.com/barelb/barelb/internal/core/lb"
 )
 
-// Usage shows the use of the pools as MetalLB's allocator metrics, while this
-// controller is at work.
-type Usage struct{ last atomic.Pointer[[]ipam.Usage] }
+// Usage shows the use of the pools, and why Services wait, while this controller is at
+// work. The zero value shows nothing yet.
+type Usage struct{ last atomic.Pointer[use] }
 
-func (u *Usage) set(now []ipam.Usage) { u.last.Store(&now) }
+// use is what was so after one pass. It is never changed.
+type use struct {
+	pools   []ipam.Usage
+	holders map[string]int    // Services that hold an address of each pool
+	waiting map[lb.Reason]int // Services that were refused something
+}
 
-// Describe sends nothing: which pools there are is known only when asked.
-func (u *Usage) Describe(chan<- *prometheus.Desc) {}
+// poolMetric is one of MetalLB's. All have the label pool.
+type poolMetric struct {
+	desc *prometheus.Desc
+	of   func(ipam.Usage, *use) int64
+}
 
-// Collect sends MetalLB's allocator metrics, as of the last pass.
+func poolMetrics() []poolMetric {
+	return []poolMetric{
+		{poolDesc("addresses_total", "Number of usable addresses, per pool."), func(p ipam.Usage, _ *use) int64 { return sum(p.Total4, p.Total6) }},
+		{poolDesc("ipv4_addresses_total", "Number of usable IPv4 addresses, per pool."), func(p ipam.Usage, _ *use) int64 { return p.Total4 }},
+		{poolDesc("ipv6_addresses_total", "Number of usable IPv6 addresses, per pool."), func(p ipam.Usage, _ *use) int64 { return p.Total6 }},
+		{poolDesc("addresses_in_use_total", "Number of addresses in use, per pool."), func(p ipam.Usage, _ *use) int64 { return p.Assigned4 + p.Assigned6 }},
+		{poolDesc("ipv4_addresses_in_use_total", "Number of IPv4 addresses in use, per pool."), func(p ipam.Usage, _ *use) int64 { return p.Assigned4 }},
+		{poolDesc("ipv6_addresses_in_use_total", "Number of IPv6 addresses in use, per pool."), func(p ipam.Usage, _ *use) int64 { return p.Assigned6 }},
+		{poolDesc("services_allocated_total", "Number of Services that hold an address, per pool."), func(p ipam.Usage, now *use) int64 { return int64(now.holders[p.Pool]) }},
+	}
+}
+
+func servicesDesc() *prometheus.Desc {
+	return prometheus.NewDesc("barelb_controller_services",
+		"Number of Services that hold an address (reason Allocated), and of those that wait for one, or for another, by the reason.", []string{"reason"}, nil)
+}
+
+func poolDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("metallb_allocator_"+name, help, []string{"pool"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (u *Usage) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range poolMetrics() {
+		ch <- m.desc
+	}
+	ch <- servicesDesc()
+}
+
+// Collect implements prometheus.Collector: what was so after the last pass.
 func (u *Usage) Collect(ch chan<- prometheus.Metric) {
-	usage := u.last.Load()
-	if usage == nil {
+	now := u.last.Load()
+	if now == nil {
 		return
 	}
-	gauge := func(name, help, pool string, v int64) {
-		desc := prometheus.NewDesc("metallb_allocator_"+name, help, []string{"pool"}, nil)
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(v), pool)
+	metrics := poolMetrics()
+	for _, p := range now.pools {
+		for _, m := range metrics {
+			ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, float64(m.of(p, now)), p.Pool)
+		}
 	}
-	for _, u := range *usage {
-		gauge("addresses_total", "Number of usable addresses, per pool.", u.Pool, sum(u.Total4, u.Total6))
-		gauge("ipv4_addresses_total", "Number of usable IPv4 addresses, per pool.", u.Pool, u.Total4)
-		gauge("ipv6_addresses_total", "Number of usable IPv6 addresses, per pool.", u.Pool, u.Total6)
-		gauge("addresses_in_use_total", "Number of addresses in use, per pool.", u.Pool, u.Assigned4+u.Assigned6)
-		gauge("ipv4_addresses_in_use_total", "Number of IPv4 addresses in use, per pool.", u.Pool, u.Assigned4)
-		gauge("ipv6_addresses_in_use_total", "Number of IPv6 addresses in use, per pool.", u.Pool, u.Assigned6)
+	desc := servicesDesc()
+	services := func(reason lb.Reason, n int) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), string(reason))
+	}
+	held := 0
+	for _, n := range now.holders {
+		held += n
+	}
+	services(lb.Allocated, held)
+	for reason, n := range now.waiting {
+		services(reason, n)
 	}
 }
 

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -50,7 +51,7 @@ func (c *Controller) heed() []lb.WireConflict {
 // report publishes counters and problems.
 func (c *Controller) report() {
 	usage := c.book.Usage()
-	c.Usage.set(usage)
+	c.Usage.last.Store(&use{pools: usage, holders: maps.Clone(c.holders), waiting: maps.Clone(c.waiting)})
 	s := kube.State{Pools: map[string]kube.PoolState{}}
 	if c.cfg != nil {
 		if c.uses.Changed() {

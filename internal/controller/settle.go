@@ -169,12 +169,12 @@ func (c *Controller) tell(svc *lb.Service, d ipam.Decision) []kube.Event {
 		add(true, kube.EventEditHeldBack, note)
 	}
 	if d.Refused == nil {
-		delete(c.refused, svc.Key)
+		c.refuse(svc.Key, "", "")
 		return events
 	}
 	text := string(d.Refused.Reason) + ": " + d.Refused.Message
 	known := c.refused[svc.Key] == text || strings.Contains(svc.Told, text) // the one before us may have told it
-	c.refused[svc.Key] = text
+	c.refuse(svc.Key, d.Refused.Reason, text)
 	if known {
 		return events
 	}

@@ -14,11 +14,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// The verdict on a token is kept for a while: Prometheus asks every few seconds.
+// The verdict on a token is kept for a while: Prometheus asks every few seconds. While the
+// API server cannot be asked, which is when metrics are needed most, it is kept for longer.
 const (
 	verdictAge  = time.Minute
-	verdictMax  = 1000 // verdicts kept; more means that somebody guesses
-	reviewLimit = 10 * time.Second
+	verdictLast = time.Hour        // without the API server
+	verdictNext = 10 * time.Second // before it is asked again
+	verdictMax  = 1000             // verdicts kept; more means that somebody guesses
+	reviewLimit = 3 * time.Second  // Prometheus waits for 10 s by default
 )
 
 // guard lets only those read metrics whom the API server allows to: the bearer
@@ -34,7 +37,8 @@ type guard struct {
 
 type verdict struct {
 	status int // http.StatusOK, or why not
-	until  time.Time
+	given  time.Time
+	until  time.Time // it is not asked for again
 }
 
 func newGuard(c client.Client) *guard {
@@ -53,7 +57,7 @@ func (g *guard) wrap(log logr.Logger, next http.Handler) (http.Handler, error) {
 		switch {
 		case err != nil:
 			log.Error(err, "ask the API server who reads metrics")
-			http.Error(w, "the API server cannot be asked who you are", http.StatusInternalServerError)
+			http.Error(w, "the API server cannot be asked who you are", http.StatusServiceUnavailable)
 		case status != http.StatusOK:
 			http.Error(w, http.StatusText(status), status)
 		default:
@@ -62,28 +66,34 @@ func (g *guard) wrap(log logr.Logger, next http.Handler) (http.Handler, error) {
 	}), nil
 }
 
-// check returns the HTTP status for whoever holds token and asks for path.
+// check returns the HTTP status for whoever holds token and asks for path. An error is that
+// of the API server, if it was never asked about them, or too long ago.
 func (g *guard) check(ctx context.Context, token, path string) (int, error) {
 	key := sha256.Sum256([]byte(token + "\n" + path))
 	g.mu.Lock()
 	known, ok := g.verdicts[key]
 	g.mu.Unlock()
-	if ok && g.now().Before(known.until) {
+	now := g.now()
+	if ok && now.Before(known.until) {
 		return known.status, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, reviewLimit)
 	defer cancel()
 	status, err := g.review(ctx, token, path)
+	next := verdict{status, now, now.Add(verdictAge)}
 	if err != nil {
-		return 0, err
+		if !ok || now.Sub(known.given) > verdictLast {
+			return 0, err
+		}
+		next = verdict{known.status, known.given, now.Add(verdictNext)}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.verdicts) >= verdictMax {
 		clear(g.verdicts)
 	}
-	g.verdicts[key] = verdict{status, g.now().Add(verdictAge)}
-	return status, nil
+	g.verdicts[key] = next
+	return next.status, nil
 }
 
 func (g *guard) review(ctx context.Context, token, path string) (int, error) {

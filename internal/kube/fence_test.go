@@ -19,13 +19,14 @@ import (
 	"github.com/barelb/barelb/api/barelb/v1alpha1"
 	"github.com/barelb/barelb/api/v1beta1"
 	"github.com/barelb/barelb/internal/controller"
+	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/kube"
 )
 
 type noCounters struct{}
 
-func (noCounters) Update(error) {}
-func (noCounters) Config(bool)  {}
+func (noCounters) Update(error)            {}
+func (noCounters) Config([]config.Problem) {}
 
 // lead runs a whole controller that believes that it is the one at work, until ctx
 // ends.

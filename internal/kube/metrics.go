@@ -14,43 +14,72 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/barelb/barelb/internal/core/config"
 )
 
-// ClientMetrics are MetalLB's metrics of the conversation with Kubernetes.
+// ClientMetrics are metrics of the conversation with Kubernetes, and of the configuration
+// that it brought.
 type ClientMetrics struct {
+	named    []clientMetrics
+	problems *prometheus.GaugeVec
+}
+
+// clientMetrics are those of MetalLB.
+type clientMetrics struct {
 	updates, errors prometheus.Counter
 	loaded, stale   prometheus.Gauge
 }
 
-// NewClientMetrics registers the metrics.
-func NewClientMetrics(reg prometheus.Registerer) *ClientMetrics {
-	opts := func(name, help string) prometheus.Opts {
-		return prometheus.Opts{Namespace: "metallb", Subsystem: "k8s_client", Name: name, Help: help}
+// The names under which components of MetalLB have the client metrics: controller and
+// speaker under one, the daemon of its FRR-K8s mode under the other.
+const (
+	MetalLB = "metallb"
+	FRRK8s  = "frrk8s"
+)
+
+// NewClientMetrics registers the metrics, MetalLB's under each of the names.
+func NewClientMetrics(reg prometheus.Registerer, names ...string) *ClientMetrics {
+	m := &ClientMetrics{problems: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "barelb", Subsystem: "config", Name: "problems",
+		Help: "Number of problems of the configuration, by the kind of the object and the reason.",
+	}, []string{"kind", "reason"})}
+	reg.MustRegister(m.problems)
+	for _, namespace := range names {
+		opts := func(name, help string) prometheus.Opts {
+			return prometheus.Opts{Namespace: namespace, Subsystem: "k8s_client", Name: name, Help: help}
+		}
+		n := clientMetrics{
+			updates: prometheus.NewCounter(prometheus.CounterOpts(opts("updates_total", "Number of changes taken from Kubernetes."))),
+			errors:  prometheus.NewCounter(prometheus.CounterOpts(opts("update_errors_total", "Number of changes that could not be put into effect."))),
+			loaded:  prometheus.NewGauge(prometheus.GaugeOpts(opts("config_loaded_bool", "1 once a configuration was loaded."))),
+			stale:   prometheus.NewGauge(prometheus.GaugeOpts(opts("config_stale_bool", "1 while some of the configuration is set aside."))),
+		}
+		reg.MustRegister(n.updates, n.errors, n.loaded, n.stale)
+		m.named = append(m.named, n)
 	}
-	m := &ClientMetrics{
-		updates: prometheus.NewCounter(prometheus.CounterOpts(opts("updates_total", "Number of changes taken from Kubernetes."))),
-		errors:  prometheus.NewCounter(prometheus.CounterOpts(opts("update_errors_total", "Number of changes that could not be put into effect."))),
-		loaded:  prometheus.NewGauge(prometheus.GaugeOpts(opts("config_loaded_bool", "1 once a configuration was loaded."))),
-		stale:   prometheus.NewGauge(prometheus.GaugeOpts(opts("config_stale_bool", "1 while some of the configuration is set aside."))),
-	}
-	reg.MustRegister(m.updates, m.errors, m.loaded, m.stale)
 	return m
 }
 
 // Update counts one change, and whether putting it into effect failed.
 func (m *ClientMetrics) Update(err error) {
-	m.updates.Inc()
-	if err != nil {
-		m.errors.Inc()
+	for _, n := range m.named {
+		n.updates.Inc()
+		if err != nil {
+			n.errors.Inc()
+		}
 	}
 }
 
-// Config says that a configuration is in force, and whether any of it is set aside.
-func (m *ClientMetrics) Config(stale bool) { //nolint:revive // a gauge is a flag
-	m.loaded.Set(1)
-	m.stale.Set(0)
-	if stale {
-		m.stale.Set(1)
+// Config says that a configuration is in force, and what of it is not.
+func (m *ClientMetrics) Config(problems []config.Problem) {
+	m.problems.Reset()
+	for _, p := range problems {
+		m.problems.WithLabelValues(p.Kind, string(p.Reason)).Inc()
+	}
+	for _, n := range m.named {
+		n.loaded.Set(1)
+		n.stale.Set(float64(min(1, len(problems))))
 	}
 }
 
@@ -95,8 +124,7 @@ func (c *Cluster) LocalMetrics() http.Handler {
 // ServeHealth answers /healthz always and /readyz once ready is closed, until ctx ends;
 // and what local names, by its path.
 func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}, local map[string]http.Handler) error {
-	const readTimeout = 5 * time.Second
-	mux := http.NewServeMux()
+	mux := http.NewServeMux() // no part of it asks the API server
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		select {
@@ -109,15 +137,27 @@ func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}, local 
 	for path, h := range local {
 		mux.Handle("GET "+path, h)
 	}
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readTimeout}
+	return serveHTTP(ctx, addr, "health probes", mux)
+}
+
+// ServeLocalMetrics answers /metrics by local until ctx ends.
+func ServeLocalMetrics(ctx context.Context, addr string, local http.Handler) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", local)
+	return serveHTTP(ctx, addr, "local metrics", mux)
+}
+
+func serveHTTP(ctx context.Context, addr, what string, handler http.Handler) error {
+	const readTimeout = 5 * time.Second
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: readTimeout}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return fmt.Errorf("listen for health probes: %w", err)
+		return fmt.Errorf("listen for %s: %w", what, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("serve health probes: %w", err)
+		return fmt.Errorf("serve %s: %w", what, err)
 	}
 	return nil
 }

@@ -18,6 +18,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/barelb/barelb/internal/core/config"
+	"github.com/barelb/barelb/internal/core/lb"
 	"github.com/barelb/barelb/internal/kube"
 )
 
@@ -110,7 +112,7 @@ func TestMetricsAreForThoseWhoMayReadThem(t *testing.T) {
 	wire.set(true)
 	check("Bearer "+allowed, "200 OK")
 	check("Bearer "+other, "403 Forbidden")
-	check("Bearer new", "500 Internal Server Error")
+	check("Bearer new", "503 Service Unavailable")
 	wire.set(false)
 	check("Bearer new", "401 Unauthorized")
 
@@ -172,26 +174,41 @@ func TestHealth(t *testing.T) {
 
 func TestClientMetrics(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	m := kube.NewClientMetrics(reg)
-	check := func(want string) {
+	m := kube.NewClientMetrics(reg, kube.MetalLB, kube.FRRK8s)
+	check := func(want, problems string) {
 		t.Helper()
 		families, err := reg.Gather()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got []string
-		for _, f := range families {
-			got = append(got, fmt.Sprintf("%s %v", strings.TrimPrefix(f.GetName(), "metallb_k8s_client_"), f.Metric[0].GetCounter().GetValue()+f.Metric[0].GetGauge().GetValue()))
-		}
-		if diff := cmp.Diff(want, strings.Join(got, ", ")); diff != "" {
-			t.Error(diff)
+		for _, prefix := range []string{"metallb_k8s_client_", "frrk8s_k8s_client_", "barelb_config_"} {
+			var got []string
+			for _, f := range families {
+				if name, ok := strings.CutPrefix(f.GetName(), prefix); ok {
+					for _, m := range f.Metric {
+						name := name
+						for _, l := range m.Label {
+							name += " " + l.GetValue()
+						}
+						got = append(got, fmt.Sprintf("%s %v", name, m.GetCounter().GetValue()+m.GetGauge().GetValue()))
+					}
+				}
+			}
+			want := want
+			if prefix == "barelb_config_" {
+				want = problems
+			}
+			if diff := cmp.Diff(want, strings.Join(got, ", ")); diff != "" {
+				t.Errorf("%s: %s", prefix, diff)
+			}
 		}
 	}
-	check("config_loaded_bool 0, config_stale_bool 0, update_errors_total 0, updates_total 0")
-	m.Config(true)
+	check("config_loaded_bool 0, config_stale_bool 0, update_errors_total 0, updates_total 0", "")
+	bad := config.Problem{Kind: "IPAddressPool", Name: "a", Reason: lb.Overlap}
+	m.Config([]config.Problem{bad, bad, {Kind: "BGPPeer", Name: "a", Reason: lb.InvalidField}})
 	m.Update(nil)
 	m.Update(io.EOF)
-	check("config_loaded_bool 1, config_stale_bool 1, update_errors_total 1, updates_total 2")
-	m.Config(false)
-	check("config_loaded_bool 1, config_stale_bool 0, update_errors_total 1, updates_total 2")
+	check("config_loaded_bool 1, config_stale_bool 1, update_errors_total 1, updates_total 2", "problems BGPPeer InvalidField 1, problems IPAddressPool Overlap 2")
+	m.Config(nil)
+	check("config_loaded_bool 1, config_stale_bool 0, update_errors_total 1, updates_total 2", "")
 }

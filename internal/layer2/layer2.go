@@ -116,7 +116,7 @@ func New(cfg Config) *Announcer {
 	a := &Announcer{cfg: cfg, wake: make(chan struct{}, 1), regroup: make(chan struct{}, 1), sched: newSchedule(cfg.Refresh), metrics: newMetrics()}
 	a.table.Store(&table{})
 	if cfg.Registerer != nil {
-		cfg.Registerer.MustRegister(newCollector(a.table.Load), a.metrics.answer, a.metrics.discarded)
+		cfg.Registerer.MustRegister(newCollector(a.table.Load), a.metrics.answer, a.metrics.first, a.metrics.discarded)
 	}
 	return a
 }

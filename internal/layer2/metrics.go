@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // metrics are what is counted of all addresses together.
 type metrics struct {
 	answer    prometheus.Histogram
+	first     prometheus.Histogram
 	discarded prometheus.Counter
 }
 
@@ -12,12 +13,17 @@ func newMetrics() metrics {
 	return metrics{
 		answer: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "barelb", Subsystem: "speaker", Name: "layer2_answer_seconds",
-			Help:    "Time from when the kernel received an ARP request or Neighbor Solicitation to when the answer was sent",
+			Help:    "Time from when the kernel received an ARP request or Neighbor Solicitation to when the answer was sent.",
 			Buckets: []float64{25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 20e-3, 100e-3, 300e-3},
+		}),
+		first: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "barelb", Subsystem: "layer2", Name: "first_answer_seconds",
+			Help:    "Time from when this node begins to answer for an address until it first answers a request: how soon somebody asks.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9), // 1 ms to 65 s
 		}),
 		discarded: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "barelb", Subsystem: "speaker", Name: "layer2_requests_discarded_total",
-			Help: "ARP requests and Neighbor Solicitations not answered because the speaker had not run for too long",
+			Help: "ARP requests and Neighbor Solicitations not answered because the speaker had not run for too long.",
 		}),
 	}
 }
@@ -35,9 +41,9 @@ func newCollector(table func() *table) *collector {
 	}
 	return &collector{
 		table:      table,
-		requests:   desc("requests_received", "ARP requests and Neighbor Solicitations received for an announced address"),
-		replies:    desc("responses_sent", "ARP replies and solicited Neighbor Advertisements sent for an announced address"),
-		gratuitous: desc("gratuitous_sent", "Gratuitous ARP and unsolicited Neighbor Advertisement frames sent for an announced address"),
+		requests:   desc("requests_received", "ARP requests and Neighbor Solicitations received for an announced address."),
+		replies:    desc("responses_sent", "ARP replies and solicited Neighbor Advertisements sent for an announced address."),
+		gratuitous: desc("gratuitous_sent", "Gratuitous ARP and unsolicited Neighbor Advertisement frames sent for an announced address."),
 	}
 }
 

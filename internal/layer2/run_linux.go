@@ -152,6 +152,8 @@ func (a *Announcer) reply(ctx context.Context, conn *packet.Conn, t *table, q re
 		a.cfg.Log.DebugContext(ctx, "reply not sent", "addr", e.addr, "link", p.name, "err", err)
 		return
 	}
-	e.count.replies.Add(1)
+	if e.count.replies.Add(1) == 1 {
+		a.metrics.first.Observe(time.Since(e.count.since).Seconds())
+	}
 	a.metrics.answer.Observe(max(0, time.Since(q.at)).Seconds())
 }

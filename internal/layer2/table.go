@@ -32,6 +32,7 @@ type entry struct {
 type counters struct {
 	requests, replies, gratuitous atomic.Uint64
 
+	since      time.Time // never changed
 	reasserted time.Time // the last time; guarded by Announcer.mu
 }
 
@@ -122,7 +123,7 @@ func (t *table) withAddrs(want lb.L2) (*table, []netip.Addr) {
 			continue
 		}
 		ann.Links, ann.MACs = slices.Clone(ann.Links), maps.Clone(ann.MACs)
-		e := &entry{addr: addr, ann: ann, count: &counters{}}
+		e := &entry{addr: addr, ann: ann, count: &counters{since: time.Now()}}
 		if old != nil {
 			e.count = old.count
 		}

@@ -95,12 +95,13 @@ type Runner struct {
 	seen    seen
 	began   time.Time
 
-	changed chan struct{}
-	view    atomic.Pointer[core.View]
-	alive   atomic.Pointer[map[string]bool]
-	peers   atomic.Pointer[peers]
-	lastRun atomic.Int64 // when the loop ran last, in ns since began; 0 before
-	settled atomic.Bool
+	changed  chan struct{}
+	view     atomic.Pointer[core.View]
+	alive    atomic.Pointer[map[string]bool]
+	peers    atomic.Pointer[peers]
+	lastRun  atomic.Int64 // when the loop ran last, in ns since began; 0 before
+	settled  atomic.Bool
+	observed atomic.Pointer[[]core.Observed] // for metrics, a second old at most
 
 	inbox     chan core.Event
 	members   chan struct{} // peers changed
@@ -130,7 +131,8 @@ func New(cfg Config) *Runner {
 	r.view.Store(&core.View{})
 	r.alive.Store(&map[string]bool{})
 	r.peers.Store(&peers{})
-	r.metrics = newMetrics(cfg.Registerer, r.View)
+	r.observed.Store(&[]core.Observed{})
+	r.metrics = newMetrics(cfg.Registerer, r)
 	return r
 }
 

@@ -13,17 +13,21 @@ import (
 // batch bounds the events that are taken before the sockets are looked at again.
 const batch = 256
 
+// observedAge is how old metrics of what is observed may be.
+const observedAge = time.Second
+
 // loop owns the machine.
 type loop struct {
 	*Runner
-	wire     *wire // nil where no link is looked at
-	m        *core.Machine
-	ran      time.Time // the last time
-	planned  time.Time // when it was to run next
-	watching map[string]context.CancelFunc
-	watched  []string
-	facts    map[string]*core.Facts
-	silent   map[string]bool // nodes whose speakers tell nothing, as memberlist last said
+	wire       *wire // nil where no link is looked at
+	m          *core.Machine
+	ran        time.Time // the last time
+	planned    time.Time // when it was to run next
+	observedAt time.Time // when the metrics of what is observed were made
+	watching   map[string]context.CancelFunc
+	watched    []string
+	facts      map[string]*core.Facts
+	silent     map[string]bool // nodes whose speakers tell nothing, as memberlist last said
 }
 
 // loop drives the machine until ctx ends.
@@ -108,6 +112,11 @@ func (l *loop) finish(ctx context.Context) {
 	}
 	l.settled.Store(l.m.Settled())
 	l.ran = time.Now()
+	if l.ran.Sub(l.observedAt) >= observedAge {
+		now := l.m.Observed()
+		l.observed.Store(&now)
+		l.observedAt = l.ran
+	}
 	l.lastRun.Store(int64(l.ran.Sub(l.began)))
 	l.plan()
 }

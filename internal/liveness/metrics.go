@@ -22,7 +22,7 @@ type metrics struct {
 	drops            *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, view func() *core.View) *metrics {
+func newMetrics(reg prometheus.Registerer, r *Runner) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "barelb", Subsystem: "liveness", Name: name, Help: help}, labels)
 	}
@@ -41,7 +41,7 @@ func newMetrics(reg prometheus.Registerer, view func() *core.View) *metrics {
 		drops: counter("dropped_total", "Messages and connections of other speakers that were dropped.", "why"),
 	}
 	if reg != nil {
-		reg.MustRegister(m.detection, m.reports, m.probes, m.messages, m.answers, m.drops, newDown(view))
+		reg.MustRegister(m.detection, m.reports, m.probes, m.messages, m.answers, m.drops, newNodes(r))
 	}
 	return m
 }
@@ -72,28 +72,52 @@ func (m *metrics) report(r core.Report) {
 	}
 }
 
-// down is a series for each node of which something is down: with a thousand nodes that
-// look at each other there is no room for those that are well.
-type down struct {
-	view func() *core.View
-	desc *prometheus.Desc
+// nodes collects what is known of other nodes: a series for each that is not well, for with a
+// thousand nodes that look at each other there is no room for the others, and some for each
+// that this one observes.
+type nodes struct {
+	runner               *Runner
+	down, observed, loss *prometheus.Desc
 }
 
-func newDown(view func() *core.View) *down {
-	return &down{view, prometheus.NewDesc("barelb_liveness_node_down",
-		"1 for each node whose kernel does not answer, or whose speaker does not work, as this node knows; none for others.", []string{"node", "what"}, nil)}
+func newNodes(r *Runner) *nodes {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("barelb_liveness_"+name, help, labels, nil)
+	}
+	return &nodes{
+		runner:   r,
+		down:     desc("node_down", "1 for each node whose kernel does not answer, or whose speaker does not work, as this node knows; none for others.", "node", "what"),
+		observed: desc("observed", "1 for each node that this one probes, by its link and what is known: answers, suspect, dead, or proxied.", "node", "link", "state"),
+		loss:     desc("probe_loss_ratio", "Loss of probes of an observed node, as estimated of late: 0 to 1.", "node", "link"),
+	}
 }
 
 // Describe implements prometheus.Collector.
-func (d *down) Describe(ch chan<- *prometheus.Desc) { ch <- d.desc }
+func (c *nodes) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.down, c.observed, c.loss} {
+		ch <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
-func (d *down) Collect(ch chan<- prometheus.Metric) {
-	for name, n := range d.view().Nodes {
+func (c *nodes) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	for name, n := range c.runner.View().Nodes {
 		for what, is := range map[string]bool{"kernel": len(n.Dead) > 0, "speaker": n.SpeakerDown, "gone": n.Gone} {
 			if is {
-				ch <- prometheus.MustNewConstMetric(d.desc, prometheus.GaugeValue, 1, name, what)
+				gauge(c.down, 1, name, what)
 			}
+		}
+	}
+	type place struct{ node, link string }
+	seen := map[place]bool{} // a node may be on one link twice
+	for _, o := range *c.runner.observed.Load() {
+		if at := (place{o.Node, o.Link}); !seen[at] {
+			seen[at] = true
+			gauge(c.observed, 1, o.Node, o.Link, o.State.String())
+			gauge(c.loss, o.Loss, o.Node, o.Link)
 		}
 	}
 }

@@ -57,7 +57,7 @@ func (s *Speaker) reportConfig(here []config.Problem) {
 	}
 	known := s.problems
 	s.problems, s.reported, s.proxyShown = problems, true, proxy
-	s.Metrics.Config(len(problems) > 0)
+	s.Metrics.Config(problems)
 	for _, p := range config.NewProblems(problems, known) {
 		s.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}
@@ -69,12 +69,11 @@ func (s *Speaker) show(key lb.Key) {
 	v, old := s.planner.Verdict(key), s.shown[key]
 	now := shown{}
 	if v != nil {
-		now = shown{l2: v.L2.Reason == lb.Announced, bgp: v.BGP.Reason == lb.Announced, addrs: v.Addrs}
+		now = shown{l2: v.L2.Reason, bgp: v.BGP.Reason, addrs: v.Addrs}
 	}
-	moved := !slices.Equal(old.addrs, now.addrs)
-	s.showProtocol(key, "layer2", old.l2 && (moved || !now.l2), now.l2 && (moved || !old.l2), old.addrs, now.addrs)
-	s.showProtocol(key, "bgp", old.bgp && (moved || !now.bgp), now.bgp && (moved || !old.bgp), old.addrs, now.addrs)
-	if s.shown[key] = now; v == nil || !now.l2 && !now.bgp {
+	s.showProtocol(key, "layer2", old.l2, now.l2, old.addrs, now.addrs)
+	s.showProtocol(key, "bgp", old.bgp, now.bgp, old.addrs, now.addrs)
+	if s.shown[key] = now; v == nil {
 		delete(s.shown, key)
 	}
 	if v != nil {
@@ -82,11 +81,12 @@ func (s *Speaker) show(key lb.Key) {
 	}
 }
 
-// showProtocol says that announcing stopped for the addresses was, and started
-// for the addresses is.
-//
-//nolint:revive // two flags that are two facts
-func (s *Speaker) showProtocol(key lb.Key, protocol string, stopped, started bool, was, is []netip.Addr) {
+// showProtocol says what became of the addresses was, for the reason old, which are now
+// the addresses is, for the reason now.
+func (s *Speaker) showProtocol(key lb.Key, protocol string, old, now lb.Reason, was, is []netip.Addr) {
+	s.Announced.moved(protocol, old, now)
+	same := old == now && slices.Equal(was, is)
+	stopped, started := old == lb.Announced && !same, now == lb.Announced && !same
 	if stopped {
 		s.Announced.remove(key, protocol, was)
 		s.Log.Info("withdrawn", "service", key.String(), "addr", fmt.Sprint(was), "protocol", protocol)

@@ -72,7 +72,7 @@ type (
 	}
 	counters interface {
 		Update(err error)
-		Config(stale bool)
+		Config(problems []config.Problem)
 	}
 )
 
@@ -144,7 +144,7 @@ type Speaker struct {
 
 // shown is what the outside was told of one Service.
 type shown struct {
-	l2, bgp bool
+	l2, bgp lb.Reason
 	addrs   []netip.Addr
 }
 
@@ -210,9 +210,13 @@ func (s *Speaker) Run(ctx context.Context) error {
 
 // step takes what changed, plans, and applies the plan.
 func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
+	start := time.Now()
 	s.take(ctx, d)
 	desired := s.planner.Plan()
+	planned := time.Now()
+	s.Announced.plan.Observe(planned.Sub(start).Seconds())
 	err := errors.Join(s.applyL2(ctx, desired), s.BGP.Apply(ctx, desired.BGP))
+	s.Announced.apply.Observe(time.Since(planned).Seconds())
 	for _, key := range desired.Changed {
 		s.show(key)
 	}

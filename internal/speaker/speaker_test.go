@@ -105,8 +105,16 @@ func TestMetricsAndEventsFollowTransitions(t *testing.T) {
 		}
 		const bgp = "metallb_speaker_announced ip=192.0.2.1 node=node1 protocol=bgp service=default/a 1"
 		metrics(bgp + "\nmetallb_speaker_announced ip=192.0.2.1 node=node1 protocol=layer2 service=default/a 1")
+		why := func(want string) {
+			t.Helper()
+			if diff := cmp.Diff(want, w.why()); diff != "" {
+				t.Errorf("reasons (-want +got):\n%s", diff)
+			}
+		}
+		why("bgp Announced 1, layer2 Announced 1")
 		w.living("node1", "node2")
 		metrics(bgp)
+		why("bgp Announced 1, layer2 NotOwner 1")
 		w.living("node1")
 		w.step("another address", func() { w.service("a", "192.0.2.2", "node1") })
 		w.step("no endpoint", func() { w.service("a", "192.0.2.2") })
@@ -114,6 +122,7 @@ func TestMetricsAndEventsFollowTransitions(t *testing.T) {
 		w.step("an endpoint", func() { w.service("a", "192.0.2.2", "node1") })
 		w.step("deleted", func() { w.delta.Services[key("a")] = nil })
 		metrics("")
+		why("")
 		w.check(`
 			# alive: node1 node2
 			apply layer2: nothing

@@ -228,7 +228,9 @@ func (w *world) Update(err error) {
 }
 
 // Config prints whether the configuration is stale.
-func (w *world) Config(stale bool) { w.say("configuration stale: %t", stale) }
+func (w *world) Config(problems []config.Problem) {
+	w.say("configuration stale: %t", len(problems) > 0)
+}
 
 type members struct{ w *world }
 
@@ -384,4 +386,22 @@ func (w *world) announced() string {
 		}
 	}
 	return strings.Join(out, "\n")
+}
+
+// why returns barelb_speaker_services, but what is 0.
+func (w *world) why() string {
+	w.t.Helper()
+	families, err := w.reg.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []string
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if n := m.GetGauge().GetValue(); f.GetName() == "barelb_speaker_services" && n != 0 {
+				out = append(out, fmt.Sprintf("%s %s %v", m.Label[0].GetValue(), m.Label[1].GetValue(), n))
+			}
+		}
+	}
+	return strings.Join(out, ", ")
 }

@@ -38,7 +38,8 @@ func TestMetrics(t *testing.T) {
 	l := frr(t)
 	withRouter(t, l)
 	l.apply(t, pool("metrics", []string{"192.168.1.232/32"}), object("L2Advertisement", "metrics", "ipAddressPools: [metrics]"),
-		object("BGPAdvertisement", "metrics", "ipAddressPools: [metrics]"), readers)
+		object("BGPAdvertisement", "metrics", "ipAddressPools: [metrics]"), readers,
+		object("BFDProfile", "metrics"), peer("nobody", "192.168.1.199", routerAS, "bfdProfile: metrics")) // so that BFD has a session
 	addr := l.serve(t, system.Service{Name: "metrics"}, "metrics")
 	l.wantHops(t, host(addr), l.c.Nodes()...)
 	owner := l.owner(t, addr)
@@ -53,6 +54,9 @@ func TestMetrics(t *testing.T) {
 	}
 	pages[cluster.Control] = l.metrics(t, cluster.Client, "https://192.168.1.10:9120/metrics", reader, nobody)
 
+	wantDocumented(t, "Controller", []string{"barelb_config_problems"}, pages[cluster.Control])
+	wantDocumented(t, "Speaker", []string{"barelb_config_problems", "barelb_liveness_node_down", "barelb_liveness_dropped_total", "barelb_liveness_events_total"},
+		pages["node1"], pages["node2"], pages["node3"])
 	for _, node := range l.c.Nodes() {
 		for _, protocol := range []string{"bgp", "layer2"} {
 			line := fmt.Sprintf("metallb_speaker_announced{ip=%q,node=%q,protocol=%q,service=\"default/metrics\"} 1\n", addr, node, protocol)
@@ -60,13 +64,16 @@ func TestMetrics(t *testing.T) {
 				t.Errorf("%s has %s: %t, want %t", node, line, !want, want)
 			}
 		}
-		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_session_up{peer=%q} 1\n", router4+":179"))
-		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_session_up{peer=%q} 1\n", "["+router6+"]:179"))
-		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_announced_prefixes_total{peer=%q} 1\n", router4+":179"))
+		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_session_up{peer=%q,vrf=\"default\"} 1\n", router4+":179"))
+		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_session_up{peer=%q,vrf=\"default\"} 1\n", "["+router6+"]:179"))
+		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_announced_prefixes_total{peer=%q,vrf=\"default\"} 1\n", router4+":179"))
 		wantLine(t, node, pages[node], "metallb_k8s_client_config_loaded_bool 1\n")
 		requests := fmt.Sprintf("metallb_layer2_requests_received{ip=%q} ", addr)
 		if answers := strings.Contains(pages[node], requests); answers != (node == owner) {
 			t.Errorf("%s counts requests for %s: %t, but %s answers them", node, addr, answers, owner)
+		}
+		if node == owner && strings.Contains(pages[node], "\nbarelb_layer2_first_answer_seconds_count 0\n") {
+			t.Errorf("%s has answered nothing for the first time", node)
 		}
 		if strings.Contains(pages[node], requests+"0\n") {
 			t.Errorf("%s has answered requests, but counts none", node)

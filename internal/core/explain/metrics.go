@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/barelb/barelb/internal/core/lb"
 )
 
 // ParseMetrics reads what a speaker says of itself out of its metrics, in the text format
@@ -21,7 +23,9 @@ func ParseMetrics(text string) *Speaker {
 		}
 		switch name {
 		case "metallb_bgp_session_up", "metallb_bgp_announced_prefixes_total", "metallb_bgp_pending_prefixes_total":
-			s.takeSession(name, labels["peer"], value)
+			if vrf := labels["vrf"]; vrf == "" || vrf == lb.VRFLabel("") { // others are told apart by no address
+				s.takeSession(name, labels["peer"], value)
+			}
 		case "metallb_layer2_requests_received", "metallb_layer2_responses_sent":
 			a, err := netip.ParseAddr(labels["ip"])
 			switch {

@@ -179,6 +179,14 @@ func (p Peer) Endpoint() string {
 	return at
 }
 
+// VRFLabel returns the label vrf of metrics: FRR's name for it, which is "default" for none.
+func VRFLabel(vrf string) string {
+	if vrf == "" {
+		return "default"
+	}
+	return vrf
+}
+
 // Normalize sorts the communities and drops duplicates.
 func (a *Attrs) Normalize() {
 	slices.Sort(a.Communities)
