@@ -43,6 +43,14 @@ test: image lab-tool ## Run all tests (as root: the adapters and the lab make ne
 	go test -run TestRandomOperations ./internal/core/ipam # 100,000 sequences, too many for the race detector
 	go test ./internal/core/liveness # fleets of 1,000 nodes and long times, likewise
 	cd lab && BARELB_KUBE_BIN=$$(cat ../$(BIN)/kube-bin) go test -p 1 -timeout 20m $(TEST_ARGS) ./...
+	$(MAKE) monitoring
+
+.PHONY: monitoring
+monitoring: ## Test alerts and the board with Prometheus' own parser and promtool (the first time builds it: minutes)
+	cd tools/monitoring && go test ./...
+	cd tools/monitoring && go build -tags remove_all_sd -o ../../$(BIN)/promtool github.com/prometheus/prometheus/cmd/promtool
+	$(BIN)/promtool check rules deploy/monitoring/alerts.yaml
+	$(BIN)/promtool test rules deploy/monitoring/alerts_test.yaml
 
 .PHONY: lab
 lab: image lab-tool ## Leave the demo's cluster running, and say how to use it
@@ -67,6 +75,7 @@ generate: ## Generate deepcopy code, CRDs, deploy/install.yaml and docs/referenc
 	sed -i 's/^spec:$$/spec:\n  conversion:\n    strategy: None\n    webhook: null/' deploy/crds/metallb.io_bgppeers.yaml
 	(echo '# Assembled by make generate from deploy/manifests and deploy/crds; do not edit.'; cd deploy; cat manifests/namespace.yaml crds/*.yaml manifests/rbac.yaml manifests/user-rbac.yaml manifests/controller.yaml manifests/speaker.yaml) > deploy/install.yaml
 	go run ./internal/cli/refdoc
+	(printf '%s\n' '# Made by make generate of alerts.yaml; do not edit.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: barelb' '  namespace: metallb-system' '  labels: {app: metallb}' 'spec:'; sed '/^#/d; s/^/  /' deploy/monitoring/alerts.yaml) > deploy/monitoring/prometheusrule.yaml
 
 .PHONY: lint
 lint: ## Run the linters (the first time builds them: minutes)
