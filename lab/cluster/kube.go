@@ -19,9 +19,10 @@ func (c *Cluster) pauseTar() string { return filepath.Join(c.set.Dir(), "pause.t
 
 // writePause packs the pause image out of its binary in Config.Bin.
 func (c *Cluster) writePause() error {
-	return image.WriteFile(c.pauseTar(), image.Image{
+	_, err := image.WriteFile(c.pauseTar(), image.Image{
 		Ref: PauseImage, Entrypoint: []string{"/pause"}, Files: []image.File{{Source: c.bin("pause"), Target: "/pause"}},
 	})
+	return err
 }
 
 // Kubectl runs kubectl as an administrator and returns what it prints.

@@ -7,6 +7,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
@@ -82,6 +83,7 @@ type manifest struct {
 
 type index struct {
 	SchemaVersion int          `json:"schemaVersion"`
+	MediaType     string       `json:"mediaType,omitempty"`
 	Manifests     []descriptor `json:"manifests"`
 }
 
@@ -94,50 +96,76 @@ type dockerManifest struct {
 
 const mediaType = "application/vnd.oci.image."
 
-// WriteFile writes the archive to a file, which appears complete or not at all.
-func WriteFile(name string, img Image) error {
+// WriteFile writes the archive of Write to a file, which appears complete or not at all, and returns its digest.
+func WriteFile(name string, images ...Image) (string, error) {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
 	if err != nil {
-		return fmt.Errorf("write image: %w", err)
+		return "", fmt.Errorf("write image: %w", err)
 	}
-	err = errors.Join(Write(f, img), f.Chmod(0o644), f.Close())
+	sum := sha256.New()
+	err = errors.Join(Write(io.MultiWriter(f, sum), images...), f.Chmod(0o644), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("write image: %w", err), os.Remove(f.Name()))
+		return "", errors.Join(fmt.Errorf("write image: %w", err), os.Remove(f.Name()))
 	}
-	return nil
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// Write writes the archive.
-func Write(w io.Writer, img Image) error {
-	repo, tag, ok := cutTag(img.Ref)
+// Write writes an archive of one image for one or more architectures. The first one's Ref names it, and is
+// what readers get that know no others (docker load without the containerd image store).
+func Write(w io.Writer, images ...Image) error {
+	if len(images) == 0 {
+		return errors.New("an archive needs an image")
+	}
+	ref := images[0].Ref
+	repo, tag, ok := cutTag(ref)
 	if !ok {
-		return fmt.Errorf("image reference %q has no tag", img.Ref)
-	}
-	if img.Arch == "" {
-		img.Arch = runtime.GOARCH
-	}
-	raw, err := layer(img.Files)
-	if err != nil {
-		return err
-	}
-	var zipped bytes.Buffer
-	z, err := gzip.NewWriterLevel(&zipped, gzip.BestSpeed)
-	if err != nil {
-		return fmt.Errorf("compress layer: %w", err)
-	}
-	if _, err := z.Write(raw); err != nil {
-		return fmt.Errorf("compress layer: %w", err)
-	}
-	if err := z.Close(); err != nil {
-		return fmt.Errorf("compress layer: %w", err)
+		return fmt.Errorf("image reference %q has no tag", ref)
 	}
 	out := archive{tar: tar.NewWriter(w)}
-	p := platform{Architecture: img.Arch, OS: "linux"}
-	layerBlob := out.blob("layer.v1.tar+gzip", zipped.Bytes())
-	configBlob := out.json("config.v1+json", config{
+	all := index{SchemaVersion: 2, MediaType: mediaType + "index.v1+json"}
+	var docker []dockerManifest
+	for _, img := range images {
+		d, m, err := out.image(img)
+		if err != nil {
+			return err
+		}
+		all.Manifests = append(all.Manifests, d)
+		if docker == nil {
+			m.RepoTags = []string{repo + ":" + tag}
+			docker = append(docker, m)
+		}
+	}
+	top := all.Manifests[0]
+	if len(images) > 1 {
+		top = out.json("index.v1+json", all)
+	}
+	top.Annotations = map[string]string{"io.containerd.image.name": ref, "org.opencontainers.image.ref.name": tag}
+	out.jsonFile("index.json", index{SchemaVersion: 2, Manifests: []descriptor{top}})
+	out.jsonFile("manifest.json", docker)
+	out.file("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`))
+	return errors.Join(out.err, out.tar.Close())
+}
+
+// image writes what is in the image for one architecture, and returns what refers to it.
+func (a *archive) image(img Image) (descriptor, dockerManifest, error) {
+	raw, err := layer(img.Files)
+	if err != nil {
+		return descriptor{}, dockerManifest{}, err
+	}
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	if _, err := z.Write(raw); err != nil {
+		return descriptor{}, dockerManifest{}, fmt.Errorf("compress layer: %w", err)
+	}
+	if err := z.Close(); err != nil {
+		return descriptor{}, dockerManifest{}, fmt.Errorf("compress layer: %w", err)
+	}
+	p := platform{Architecture: cmp.Or(img.Arch, runtime.GOARCH), OS: "linux"}
+	layerBlob := a.blob("layer.v1.tar+gzip", zipped.Bytes())
+	configBlob := a.json("config.v1+json", config{
 		platform: p,
 		Config: runConfig{
 			User: img.User, Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/"},
@@ -145,14 +173,9 @@ func Write(w io.Writer, img Image) error {
 		},
 		RootFS: rootFS{Type: "layers", DiffIDs: []string{digest(raw)}},
 	})
-	manifestBlob := out.json("manifest.v1+json", manifest{SchemaVersion: 2, MediaType: mediaType + "manifest.v1+json", Config: configBlob, Layers: []descriptor{layerBlob}})
-	manifestBlob.Platform = &p
-	manifestBlob.Annotations = map[string]string{"io.containerd.image.name": img.Ref, "org.opencontainers.image.ref.name": tag}
-
-	out.jsonFile("index.json", index{SchemaVersion: 2, Manifests: []descriptor{manifestBlob}})
-	out.jsonFile("manifest.json", []dockerManifest{{Config: blobPath(configBlob), RepoTags: []string{repo + ":" + tag}, Layers: []string{blobPath(layerBlob)}}})
-	out.file("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`))
-	return errors.Join(out.err, out.tar.Close())
+	d := a.json("manifest.v1+json", manifest{SchemaVersion: 2, MediaType: mediaType + "manifest.v1+json", Config: configBlob, Layers: []descriptor{layerBlob}})
+	d.Platform = &p
+	return d, dockerManifest{Config: blobPath(configBlob), Layers: []string{blobPath(layerBlob)}}, nil
 }
 
 // archive collects the first error, so that a writer need not look at each.

@@ -104,10 +104,70 @@ func TestWrite(t *testing.T) {
 		t.Error("a reference without a tag was taken")
 	}
 	img.Ref, img.Files[1].Source = "a:b", dir
-	if err := image.WriteFile(filepath.Join(dir, "out.tar"), img); err == nil {
+	if _, err := image.WriteFile(filepath.Join(dir, "out.tar"), img); err == nil {
 		t.Error("a folder was taken for a file")
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*out.tar*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestWriteIndex packs the test's own binary for two architectures, and what goes beside it.
+func TestWriteIndex(t *testing.T) {
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var images []image.Image
+	for _, arch := range []string{"amd64", "arm64"} {
+		images = append(images, image.Image{Ref: "docker.io/barelb/barelb:dev", Arch: arch, Files: []image.File{{Source: "image_test.go", Target: "/barelb"}}})
+	}
+	file := filepath.Join(dir, "out.tar")
+	sum, err := image.WriteFile(file, images...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := sha256.Sum256(text); sum != "sha256:"+hex.EncodeToString(got[:]) {
+		t.Errorf("WriteFile says %s", sum)
+	}
+	files := unpack(t, text)
+	type index struct {
+		Manifests []struct {
+			MediaType, Digest string
+			Platform          struct{ Architecture string }
+		}
+	}
+	read := func(name string, into any) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(files[name]), into); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	var top, all index
+	if read("index.json", &top); len(top.Manifests) != 1 || top.Manifests[0].MediaType != "application/vnd.oci.image.index.v1+json" {
+		t.Fatalf("index.json: %s", files["index.json"])
+	}
+	read("blobs/sha256/"+strings.TrimPrefix(top.Manifests[0].Digest, "sha256:"), &all)
+	var archs []string
+	for _, m := range all.Manifests {
+		archs = append(archs, m.Platform.Architecture)
+	}
+	if diff := cmp.Diff([]string{"amd64", "arm64"}, archs); diff != "" {
+		t.Error(diff)
+	}
+
+	if err := image.Papers(file, "docker.io/barelb/barelb:dev", sum, self); err != nil {
+		t.Fatal(err)
+	}
+	for paper, want := range map[string]string{"spdx": "pkg:golang/std@", "provenance": strings.TrimPrefix(sum, "sha256:")} {
+		text, err := os.ReadFile(filepath.Join(dir, "out."+paper+".json"))
+		if err != nil || !json.Valid(text) || !strings.Contains(string(text), want) {
+			t.Errorf("%s: lacks %s (%v)\n%s", paper, want, err, text)
+		}
 	}
 }

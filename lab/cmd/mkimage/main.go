@@ -26,7 +26,8 @@ func run(args []string) error {
 	entry := flags.String("entrypoint", "", "program to run and its fixed arguments, separated by spaces")
 	cmd := flags.String("cmd", "", "default arguments, separated by spaces")
 	user := flags.String("user", "", "uid:gid to run as (default root)")
-	arch := flags.String("arch", runtime.GOARCH, "architecture of the binaries")
+	archs := flags.String("arch", runtime.GOARCH, "architectures of the binaries, separated by commas; {arch} in a FILE stands for each")
+	papers := flags.Bool("papers", false, "write a bill of materials and the provenance beside the archive, from the first file")
 	flags.Usage = func() {
 		_, _ = fmt.Fprintln(flags.Output(), "Usage: mkimage -o FILE -name REF -entrypoint PROGRAM FILE:TARGET | TARGET=LINK ...")
 		flags.PrintDefaults()
@@ -38,17 +39,36 @@ func run(args []string) error {
 		flags.Usage()
 		return errors.New("-o, -name and at least one file are needed")
 	}
-	img := image.Image{Ref: *ref, Entrypoint: strings.Fields(*entry), Cmd: strings.Fields(*cmd), User: *user, Arch: *arch}
-	for _, spec := range flags.Args() {
+	var images []image.Image
+	for arch := range strings.SplitSeq(*archs, ",") {
+		files, err := parse(flags.Args(), arch)
+		if err != nil {
+			return err
+		}
+		images = append(images, image.Image{
+			Ref: *ref, Entrypoint: strings.Fields(*entry), Cmd: strings.Fields(*cmd), User: *user, Arch: arch, Files: files,
+		})
+	}
+	sum, err := image.WriteFile(*out, images...)
+	if err != nil || !*papers {
+		return err
+	}
+	return image.Papers(*out, *ref, sum, images[0].Files[0].Source)
+}
+
+// parse reads what files an image has.
+func parse(specs []string, arch string) ([]image.File, error) {
+	var out []image.File
+	for _, spec := range specs {
 		if target, link, ok := strings.Cut(spec, "="); ok {
-			img.Files = append(img.Files, image.File{Target: target, Link: link})
+			out = append(out, image.File{Target: target, Link: link})
 			continue
 		}
 		source, target, ok := strings.Cut(spec, ":")
 		if !ok {
-			return fmt.Errorf("%q: want FILE:TARGET or TARGET=LINK", spec)
+			return nil, fmt.Errorf("%q: want FILE:TARGET or TARGET=LINK", spec)
 		}
-		img.Files = append(img.Files, image.File{Source: source, Target: target})
+		out = append(out, image.File{Source: strings.ReplaceAll(source, "{arch}", arch), Target: target})
 	}
-	return image.WriteFile(*out, img)
+	return out, nil
 }
