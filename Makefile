@@ -7,6 +7,7 @@ LDFLAGS  := -s -w
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 BIN      := bin
 LAB      := $(BIN)/lab
+HELM     := go tool -modfile=tools/helm/go.mod helm
 IMAGE    := docker.io/barelb/barelb:dev
 LAB_ARGS ?=
 FAILOVER_ARGS ?= --trials 100 --speaker-flags "--drain-time=2s"
@@ -25,6 +26,15 @@ build: ## Build bin/barelb
 .PHONY: image
 image: build ## Write bin/barelb-image.tar (OCI archive), without a container engine
 	cd lab && go run ./cmd/mkimage -o ../$(BIN)/barelb-image.tar -name $(IMAGE) -entrypoint /barelb ../$(BIN)/barelb:/barelb /controller=/barelb /speaker=/barelb
+
+.PHONY: release
+release: ## Write bin/release: the image for amd64 and arm64 with its bill of materials and provenance, and the charts
+	mkdir -p $(BIN)/release
+	for arch in amd64 arm64; do GOARCH=$$arch $(GO_BUILD) -o $(BIN)/release/barelb-$$arch ./cmd/barelb; done
+	cd lab && go run ./cmd/mkimage -o ../$(BIN)/release/barelb-image.tar -name $(IMAGE) -entrypoint /barelb -arch amd64,arm64 -papers \
+	  ../$(BIN)/release/barelb-{arch}:/barelb /controller=/barelb /speaker=/barelb
+	$(HELM) package deploy/chart deploy/crds-chart --destination $(BIN)/release
+	ls -l $(BIN)/release
 
 .PHONY: lab-tool
 lab-tool:
@@ -70,10 +80,14 @@ bench: build lab-tool ## Print distributions: allocation, announcement, memory, 
 	$(LAB) failover $(FAILOVER_ARGS)
 
 .PHONY: generate
-generate: ## Generate deepcopy code, CRDs, deploy/install.yaml and docs/reference
+generate: ## Generate deepcopy code, CRDs, deploy/manifests, deploy/install.yaml and docs/reference (the first time builds Helm: minutes)
 	go tool -modfile=tools/go.mod controller-gen object crd paths=./api/... output:crd:dir=deploy/crds
 	sed -i 's/^spec:$$/spec:\n  conversion:\n    strategy: None\n    webhook: null/' deploy/crds/metallb.io_bgppeers.yaml
-	(echo '# Assembled by make generate from deploy/manifests and deploy/crds; do not edit.'; cd deploy; cat manifests/namespace.yaml crds/*.yaml manifests/rbac.yaml manifests/user-rbac.yaml manifests/controller.yaml manifests/speaker.yaml) > deploy/install.yaml
+	sed -i 's/^  annotations:$$/&\n    helm.sh\/resource-policy: keep/' deploy/crds/*.yaml # an uninstallation deletes no pool
+	rm -f deploy/crds-chart/templates/*.yaml && cp deploy/crds/*.yaml deploy/crds-chart/templates/
+	rm -rf $(BIN)/rendered && $(HELM) template barelb deploy/chart --namespace metallb-system --output-dir $(BIN)/rendered > /dev/null
+	cd $(BIN)/rendered/barelb/templates && for f in *.yaml; do sed '/^# Source: /d; /^$$/d' $$f > $(CURDIR)/deploy/manifests/$$f; done
+	(echo '# Assembled by make generate from deploy/chart and deploy/crds; do not edit.'; cd deploy; cat manifests/namespace.yaml crds/*.yaml manifests/{rbac,user-rbac,admission,controller,speaker}.yaml) > deploy/install.yaml
 	go run ./internal/cli/refdoc
 	(printf '%s\n' '# Made by make generate of alerts.yaml; do not edit.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: barelb' '  namespace: metallb-system' '  labels: {app: metallb}' 'spec:'; sed '/^#/d; s/^/  /' deploy/monitoring/alerts.yaml) > deploy/monitoring/prometheusrule.yaml
 

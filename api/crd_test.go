@@ -150,7 +150,7 @@ func TestInstallHoldsCRDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := crdFiles(t)
-	for _, part := range []string{"namespace", "rbac", "user-rbac", "controller", "speaker"} {
+	for _, part := range []string{"namespace", "rbac", "user-rbac", "admission", "controller", "speaker"} {
 		text, err := os.ReadFile("../deploy/manifests/" + part + ".yaml")
 		if err != nil {
 			t.Fatal(err)
