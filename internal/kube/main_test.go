@@ -49,8 +49,9 @@ const (
 // server is the one API server of all tests: etcd and kube-apiserver on loopback,
 // from the directory that BARELB_KUBE_BIN names, with deploy/crds installed.
 var server struct {
-	env *envtest.Environment
-	err error
+	env      *envtest.Environment
+	err      error
+	auditDir string
 }
 
 func TestMain(m *testing.M) {
@@ -65,11 +66,23 @@ func TestMain(m *testing.M) {
 		BinaryAssetsDirectory: dir,
 		CRDInstallOptions:     envtest.CRDInstallOptions{Paths: []string{"../../deploy/crds"}, ErrorIfPathMissing: true},
 	}
-	defer stopOnSignal()()
-	if _, server.err = server.env.Start(); server.err == nil {
+	stop := stopOnSignal()
+	if server.err = audit(); server.err == nil {
+		_, server.err = server.env.Start()
+	}
+	if server.err == nil {
 		server.err = install()
 	}
-	m.Run()
+	code := m.Run()
+	stop()
+	if code == 0 && wholeRun() {
+		if err := checkRights(); err != nil {
+			fmt.Fprintf(os.Stderr, "--- FAIL: the roles of deploy/chart/templates/rbac.yaml\n%v\n", err)
+			code = 1
+		}
+	}
+	removeAudit()
+	os.Exit(code)
 }
 
 // stopOnSignal returns a function that stops the API server. It also stops it when
@@ -110,7 +123,7 @@ func install() error {
 	if err != nil {
 		return err
 	}
-	for _, file := range []string{"namespace.yaml", "rbac.yaml"} {
+	for _, file := range []string{"namespace.yaml", "rbac.yaml", "admission.yaml"} {
 		text, err := os.ReadFile(filepath.Join("../../deploy/manifests", file))
 		if err != nil {
 			return err
@@ -248,10 +261,7 @@ func (l *lab) connect(opts kube.Options, change ...func(*rest.Config)) *kube.Clu
 	if opts.NodeName != "" {
 		account = "speaker"
 	}
-	cfg.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:serviceaccount:" + system + ":" + account,
-		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + system, "system:authenticated"},
-	}
+	cfg.Impersonate = impersonate(account, opts.NodeName)
 	for _, f := range change {
 		f(cfg)
 	}
@@ -264,6 +274,18 @@ func (l *lab) connect(opts kube.Options, change ...func(*rest.Config)) *kube.Clu
 		l.t.Fatal(err)
 	}
 	return c
+}
+
+// impersonate is what the API server knows of a Pod's token: the ServiceAccount, and the node if there is one.
+func impersonate(account, node string) rest.ImpersonationConfig {
+	out := rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:" + system + ":" + account,
+		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + system, "system:authenticated"},
+	}
+	if node != "" {
+		out.Extra = map[string][]string{"authentication.kubernetes.io/node-name": {node}}
+	}
+	return out
 }
 
 // run runs tasks until the end of the test. They stop in reverse order.
