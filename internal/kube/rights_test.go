@@ -151,12 +151,12 @@ func usedRights() (used, refused map[right]bool, err error) { //nolint:nonamedre
 	if err != nil {
 		return nil, nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	used, refused = map[right]bool{}, map[right]bool{}
 	for in := bufio.NewReader(f); ; {
 		line, err := in.ReadBytes('\n')
 		if err != nil {
-			return used, refused, nil //nolint:nilerr // the end, or half a line
+			return used, refused, nil // the end, or half a line
 		}
 		if !bytes.Contains(line, []byte("system:serviceaccount:"+system)) {
 			continue
