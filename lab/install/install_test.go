@@ -1,0 +1,209 @@
+package install_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/barelb/barelb/lab/cli"
+	"github.com/barelb/barelb/lab/cluster"
+	"github.com/barelb/barelb/lab/examples"
+	"github.com/barelb/barelb/lab/measure"
+	"github.com/barelb/barelb/lab/system"
+)
+
+const patience = 2 * time.Minute
+
+func TestMain(m *testing.M) {
+	cluster.Main()
+	if len(os.Args) > 1 && os.Args[1] == measure.ToolWord { // an instrument inside a host
+		if err := measure.Run(context.Background(), os.Args[2:], measure.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	m.Run()
+}
+
+// TestHelm installs both charts with their default values on real kubelets, from the built image; upgrades, rolls back and
+// uninstalls. The Service answers all the time in between, and afterwards nothing is announced and every pool is there.
+func TestHelm(t *testing.T) {
+	l := start(t)
+	l.helm("install", "barelb-crds", "../../deploy/crds-chart", "--wait")
+	l.helm("install", "barelb", "../../deploy/chart", "--namespace", system.Namespace, "--create-namespace", "--wait", "--timeout", "4m")
+	sys, err := system.Install(l.ctx, l.c, system.Config{Manifest: "../../deploy/manifests/namespace.yaml"}, l.self) // waits for all Pods
+	l.must(err)
+	for _, manifest := range []string{examples.Pool, examples.Layer2, examples.BGP} {
+		l.must(l.c.ApplyYAML(l.ctx, manifest))
+	}
+	l.must(sys.PlaceBackends(l.ctx, l.c.Nodes()...))
+	l.must(sys.CreateService(l.ctx, system.Service{Name: "web"}))
+	addrs, err := sys.AwaitAddresses(l.ctx, "default", "web", 1)
+	l.must(err)
+	l.vip = addrs[0]
+	l.answers("installed")
+
+	l.helm("upgrade", "barelb", "../../deploy/chart", "--namespace", system.Namespace, "--wait", "--timeout", "4m",
+		"--set", "speaker.logLevel=debug,controller.replicas=2")
+	l.answers("upgraded")
+	if out := l.kubectl("get", "deployment", "controller", "-o", "jsonpath={.status.readyReplicas}"); out != "2" {
+		t.Errorf("%s controllers are ready", out)
+	}
+	l.helm("rollback", "barelb", "1", "--namespace", system.Namespace, "--wait", "--timeout", "4m")
+	l.answers("rolled back")
+
+	l.helm("uninstall", "barelb", "--namespace", system.Namespace, "--wait", "--timeout", "4m")
+	l.eventually("nothing to be announced", func() string {
+		hops, err := l.hops()
+		if err != nil || hops > 0 {
+			return fmt.Sprintf("%d next hops (%v)", hops, err)
+		}
+		macs, err := l.macs()
+		if err != nil || len(macs) > 0 {
+			return fmt.Sprintf("answers from %v (%v)", macs, err)
+		}
+		return ""
+	})
+	l.helm("uninstall", "barelb-crds")
+	if out := l.kubectl("get", "ipaddresspools", "-o", "name"); !strings.Contains(out, "bgp-pool") {
+		t.Errorf("the pool is gone: %q", out)
+	}
+}
+
+// lab is a cluster of real nodes.
+type lab struct {
+	t    *testing.T
+	ctx  context.Context //nolint:containedctx // of the test
+	c    *cluster.Cluster
+	self string
+	vip  netip.Addr
+}
+
+func start(t *testing.T) *lab {
+	t.Helper()
+	images := []string{"../../bin/barelb-image.tar", "../../bin/backend-image.tar"}
+	for i, file := range images {
+		if _, err := os.Stat(file); err != nil {
+			skip(t, "the images are not built: run `make image lab-tool`")
+		}
+		images[i], _ = filepath.Abs(file)
+	}
+	if os.Geteuid() != 0 {
+		skip(t, "needs root")
+	}
+	ctx, stop := signal.NotifyContext(t.Context(), unix.SIGINT, unix.SIGTERM)
+	t.Cleanup(stop)
+	cfg := cluster.Config{
+		Name: fmt.Sprintf("install-test-%d", os.Getpid()), Mode: cluster.Real, Nodes: 2, Images: images,
+		Progress: func(line string) { t.Log(line) },
+	}
+	bin, err := cli.Prepare(ctx, cfg, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Bin = bin
+	l := &lab{t: t, ctx: ctx}
+	if l.c, err = cluster.Start(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	l.self, err = os.Executable()
+	l.must(err)
+	return l
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip("SKIPPED: " + why)
+}
+
+func (l *lab) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *lab) helm(args ...string) {
+	l.t.Helper()
+	l.t.Log("helm", strings.Join(args, " "))
+	cmd := exec.CommandContext(l.ctx, "go", append([]string{"tool", "-modfile=../../tools/helm/go.mod", "helm"}, args...)...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.c.Kubeconfig())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		pods, _ := l.c.Kubectl(l.ctx, "-n", system.Namespace, "get", "pods", "-o", "wide")
+		l.t.Fatalf("helm %s: %v\n%s\n%s", strings.Join(args, " "), err, out, pods)
+	}
+}
+
+func (l *lab) kubectl(args ...string) string {
+	l.t.Helper()
+	out, err := l.c.Kubectl(l.ctx, append([]string{"-n", system.Namespace}, args...)...)
+	l.must(err)
+	return strings.TrimSpace(out)
+}
+
+func (l *lab) hops() (int, error) {
+	list, err := l.c.Routes(l.ctx, netip.PrefixFrom(l.vip, l.vip.BitLen()))
+	return len(list), err
+}
+
+func (l *lab) macs() ([]string, error) {
+	r, err := measure.WhoHas(l.ctx, l.c.Box(cluster.Client), l.self, measure.WhoHasOpts{Addr: l.vip, Tries: 3, Interval: 200 * time.Millisecond})
+	return r.MACs(), err
+}
+
+// answers waits until the Service is announced in both modes, and asks it from both clients.
+func (l *lab) answers(when string) {
+	l.t.Helper()
+	l.eventually(when+": the Service to be announced in both modes", func() string {
+		hops, err := l.hops()
+		if err != nil || hops != len(l.c.Nodes()) {
+			return fmt.Sprintf("%d next hops (%v)", hops, err)
+		}
+		macs, err := l.macs()
+		if err != nil || len(macs) != 1 {
+			return fmt.Sprintf("answers from %v (%v)", macs, err)
+		}
+		return ""
+	})
+	for _, from := range []string{cluster.Client, cluster.Remote} {
+		r, err := measure.RunFlows(l.ctx, l.c.Box(from), l.self, measure.FlowsOpts{Target: netip.AddrPortFrom(l.vip, system.Port), Count: 20})
+		if err != nil || r.Failed > 0 {
+			l.t.Errorf("%s: %d of %d flows from %s failed: %v", when, r.Failed, r.Flows, from, err)
+		}
+	}
+}
+
+func (l *lab) eventually(what string, check func() string) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.ctx, patience)
+	defer cancel()
+	for {
+		last := check()
+		if last == "" {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			l.t.Fatalf("wait for %s: %v; last: %s", what, ctx.Err(), last)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
