@@ -124,22 +124,27 @@ func TestInstallPermissions(t *testing.T) {
 	read := []string{"get", "list", "watch"}
 	write := []string{"create", "update", "patch", "delete"}
 	all := slices.Concat(read, write)
-	report := []string{"update", "patch"}
+	seen := []string{"list", "watch"} // what is kept in memory is not asked for one by one
+	own := []string{"create", "update", "delete"}
 
 	table := []access{
-		{"both", namespace, "metallb.io", "configurationstates", "", all},
-		{"both", namespace, "metallb.io", "configurationstates/status", "", report},
+		{"both", namespace, "metallb.io", "configurationstates", "", []string{"get", "list", "watch", "create", "update"}},
+		{"nobody", namespace, "metallb.io", "configurationstates", "", []string{"patch", "delete"}},
+		{"both", namespace, "metallb.io", "configurationstates/status", "", []string{"update"}},
 		{"nobody", "default", "metallb.io", "configurationstates", "", all},
 
-		{"both", "default", "", "services", "", read},
+		{"both", "default", "", "services", "", seen},
+		{"controller", "default", "", "services", "", []string{"get"}},
 		{"nobody", "default", "", "services", "", write},
-		{"controller", "default", "", "services/status", "", report},
-		{"both", "", "", "namespaces", "", read},
-		{"both", "", "", "nodes", "", []string{"list", "watch"}},
+		{"controller", "default", "", "services/status", "", []string{"update"}},
+		{"both", "", "", "namespaces", "", seen},
+		{"both", "", "", "nodes", "", seen},
+		{"speaker", "", "", "namespaces", "", []string{"get"}},
+		{"speaker", "", "", "nodes", "", []string{"get"}},
 		{"nobody", "", "", "nodes", "", write},
-		{"speaker", "default", "discovery.k8s.io", "endpointslices", "", read},
+		{"speaker", "default", "discovery.k8s.io", "endpointslices", "", seen},
 		{"both", "default", "", "events", "", []string{"create", "patch"}},
-		{"both", "default", "events.k8s.io", "events", "", []string{"create", "patch"}},
+		{"nobody", "default", "events.k8s.io", "events", "", all},
 		{"both", "", "authentication.k8s.io", "tokenreviews", "", []string{"create"}},
 		{"both", "", "authorization.k8s.io", "subjectaccessreviews", "", []string{"create"}},
 
@@ -172,21 +177,25 @@ func TestInstallPermissions(t *testing.T) {
 			table = append(table, access{"nobody", namespace, "metallb.io", r, "", write})
 		}
 		table = append(table,
-			access{"both", namespace, "metallb.io", r, "", read},
+			access{"both", namespace, "metallb.io", r, "", seen},
+			access{"nobody", namespace, "metallb.io", r, "", []string{"get"}},
 			access{"nobody", "default", "metallb.io", r, "", all},
-			access{"controller", namespace, "metallb.io", r + "/status", "", report},
+			access{"controller", namespace, "metallb.io", r + "/status", "", []string{"update"}},
+			access{"nobody", namespace, "metallb.io", r + "/status", "", []string{"patch"}},
 		)
 	}
 	table = append(table,
-		access{"speaker", namespace, "metallb.io", "bgpsessionstatuses", "", slices.Concat([]string{"get", "list"}, write)},
-		access{"speaker", namespace, "metallb.io", "bgpsessionstatuses/status", "", report},
+		access{"speaker", namespace, "metallb.io", "bgpsessionstatuses", "", slices.Concat([]string{"get", "list"}, own)},
+		access{"nobody", namespace, "metallb.io", "bgpsessionstatuses", "", []string{"watch", "patch"}},
+		access{"speaker", namespace, "metallb.io", "bgpsessionstatuses/status", "", []string{"update"}},
 		access{"nobody", "default", "metallb.io", "bgpsessionstatuses", "", all},
 	)
 	for _, r := range []string{"servicel2statuses", "servicebgpstatuses"} {
 		table = append(table,
-			access{"both", namespace, "metallb.io", r, "", []string{"list", "watch"}},
-			access{"speaker", namespace, "metallb.io", r, "", slices.Concat([]string{"get"}, write)},
-			access{"speaker", namespace, "metallb.io", r + "/status", "", report},
+			access{"both", namespace, "metallb.io", r, "", seen},
+			access{"speaker", namespace, "metallb.io", r, "", slices.Concat([]string{"get"}, own)},
+			access{"nobody", namespace, "metallb.io", r, "", []string{"patch"}},
+			access{"speaker", namespace, "metallb.io", r + "/status", "", []string{"update"}},
 			access{"nobody", "default", "metallb.io", r, "", all},
 		)
 	}

@@ -319,6 +319,7 @@ detectMultiplier: 255
 echoInterval: 50
 echoMode: true
 passiveMode: true
+strictMode: true
 minimumTtl: 254`},
 	{v1, "Community", `
 communities: [{name: a, value: "64512:100"}]`},

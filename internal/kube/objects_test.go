@@ -190,7 +190,7 @@ func TestLastGoodVersionIsKept(t *testing.T) {
 	}
 
 	edit(l, peer, func(o *v1beta2.BGPPeer) { o.Spec.PeerAddress = "router" })
-	const bad = `InvalidField: spec.peerAddress: "router" is not an IP address (the last good version stays in force)`
+	const bad = `InvalidField: spec.peerAddress: invalid BGPPeer address "router": it is not an IP address (the last good version stays in force)`
 	j.conditions(peer, "Accepted=False "+bad, refsText, "InUse=False NotInUse: no BGPAdvertisement gives it routes")
 	if diff := cmp.Diff(kept, peer.Status.LastGood); diff != "" {
 		t.Errorf("the version to keep has changed (-want +got):\n%s", diff)
@@ -230,7 +230,7 @@ func TestLastGoodVersionIsKept(t *testing.T) {
 	again := bgpPeer("kept-peer")
 	again.Spec.PeerAddress = "router"
 	l.create(again)
-	j.conditions(again, `Accepted=False InvalidField: spec.peerAddress: "router" is not an IP address (set aside)`, refsText, "InUse=False NotInUse: no version of it is in force")
+	j.conditions(again, `Accepted=False InvalidField: spec.peerAddress: invalid BGPPeer address "router": it is not an IP address (set aside)`, refsText, "InUse=False NotInUse: no version of it is in force")
 	if again.Status.LastGood != nil {
 		t.Errorf("kept: %v", again.Status.LastGood)
 	}

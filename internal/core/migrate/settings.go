@@ -14,16 +14,11 @@ import (
 //
 //nolint:gochecknoglobals // it is never changed
 var Ignored = map[string]map[string]string{
-	"controller": {
-		"webhook-mode": noWebhook, "webhook-http2": noWebhook, "webhook-secret": noWebhook, "cert-dir": noWebhook, "cert-service-name": noWebhook, "disable-cert-rotation": noWebhook,
-	},
-	"speaker": {"frrk8s-namespace": noFRR, "frrk8s-secret-passthrough": noFRR, "bgp-debounce-timeout": noFRR},
+	"controller": {"webhook-http2": "the webhook speaks HTTP/1.1"},
+	"speaker":    {"frrk8s-namespace": noFRR, "frrk8s-secret-passthrough": noFRR, "bgp-debounce-timeout": noFRR},
 }
 
-const (
-	noWebhook = "there is no webhook"
-	noFRR     = "BGP is in the speaker itself: there is no FRR"
-)
+const noFRR = "BGP is in the speaker itself: there is no FRR"
 
 // Known are the flags of MetalLB that mean the same here, by component.
 //
@@ -32,6 +27,7 @@ var Known = map[string][]string{
 	"controller": {
 		"port", "namespace", "ml-secret-name", "deployment", "pod-name", "log-level", "pprof-bind-address", "health-probe-port", "lb-class",
 		"tls-min-version", "tls-cipher-suites", "tls-curve-preferences", "metrics-cert-dir",
+		"webhook-mode", "webhook-secret", "cert-dir", "cert-service-name", "disable-cert-rotation",
 	},
 	"speaker": {
 		"port", "namespace", "host", "ml-bindaddr", "ml-bindport", "ml-labels", "ml-secret-key-path", "ml-wan-config", "node-name", "pod-name", "log-level",
