@@ -110,6 +110,13 @@ func TestOneSource(t *testing.T) {
 	if diff := cmp.Diff(want, charts); diff != "" {
 		t.Errorf("the charts differ from install.yaml; run `make generate`:\n%s", diff)
 	}
+	source, err := os.ReadFile("monitoring/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if copied, err := os.ReadFile("chart/files/alerts.yaml"); err != nil || !bytes.Equal(source, copied) {
+		t.Errorf("the chart's alerts are not those of deploy/monitoring (%v); run `make generate`", err)
+	}
 	kubectl := "kubectl"
 	if bin := os.Getenv("BARELB_KUBE_BIN"); bin != "" {
 		kubectl = filepath.Join(bin, kubectl)

@@ -31,7 +31,7 @@ func TestValues(t *testing.T) {
 		"prometheus' rights":   {set: "prometheus.serviceAccount=p,prometheus.namespace=mon", want: []string{"nonResourceURLs: [/metrics]", "name: p\n    namespace: mon"}},
 		"pod monitor":          {set: "prometheus.podMonitor.enabled=true,prometheus.podMonitor.interval=7s,prometheus.podMonitor.additionalLabels.a=b,prometheus.podMonitor.annotations.c=d,prometheus.podMonitor.authorization.credentials.name=tok", want: []string{"kind: PodMonitor", "interval: 7s", "a: b", "c: d", "name: tok"}},
 		"service monitor":      {set: "prometheus.serviceMonitor.enabled=true,prometheus.serviceMonitor.speaker.tlsConfig.serverName=x", want: []string{"kind: ServiceMonitor", "clusterIP: None", "serverName: x"}},
-		"rules":                {set: "prometheus.prometheusRule.enabled=true,prometheus.prometheusRule.extraAlerts[0].alert=Mine", want: []string{"kind: PrometheusRule", "alert: Mine"}},
+		"rules":                {set: "prometheus.prometheusRule.enabled=true,prometheus.prometheusRule.extraAlerts[0].alert=Mine", want: []string{"kind: PrometheusRule", "alert: MetalLBStaleConfig", "{{ $labels.pod }}", "alert: Mine"}},
 		"no controller":        {set: "controller.enabled=false", not: []string{"kind: Deployment"}},
 		"no speaker":           {set: "speaker.enabled=false", not: []string{"kind: DaemonSet", "kind: ValidatingAdmissionPolicy"}},
 		"log levels":           {set: "controller.logLevel=debug,speaker.logLevel=warn", want: []string{"--log-level=debug", "--log-level=warn"}},

@@ -50,7 +50,7 @@ failureThreshold: {{ .failureThreshold }}
   "crds" "the kinds are in the chart barelb-crds, which never deletes them"
   "frrk8s" "the speaker speaks BGP itself"
   "frr-k8s" "the speaker speaks BGP itself"
-  "controller.webhookMode" "there is no webhook: a bad object is set aside alone, and its status says why"
+  "controller.webhookMode" "the chart installs no webhook (docs/webhook.md says how to): a bad object is set aside alone, and its status says why"
   "speaker.frr" "the speaker speaks BGP itself"
   "speaker.reloader" "there is no FRR to reload"
   "speaker.frrMetrics" "the speaker counts itself"
