@@ -159,7 +159,7 @@ func (w *AnnouncementWriter) put(id reportID, announced bool, now report) {
 	}
 	delete(w.revivals, id)
 	delay := w.delay
-	if now.takeOver && announced {
+	if w.want[id].takeOver {
 		delay = max(delay, time.Until(w.began.Add(takeOverAfter)))
 	}
 	w.queue.AddAfter(id, delay)

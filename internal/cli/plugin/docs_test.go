@@ -86,8 +86,10 @@ func commandLines(text string) (lines, flags []string) {
 // their arguments.
 func TestDocsNameCommandsThatExist(t *testing.T) {
 	// Flags of others, and of the lab, that documents name alone.
-	foreign := []string{"--disable", "--nodes", "--fast", "--version", "--kube-bin", "--restart-with", "--set", "--seed", "--help",
-		"--previous", "--router", "--bfd", "--create-namespace", "--take-ownership"}
+	foreign := []string{
+		"--disable", "--nodes", "--fast", "--version", "--kube-bin", "--restart-with", "--set", "--seed", "--help",
+		"--previous", "--router", "--bfd", "--create-namespace", "--take-ownership",
+	}
 	known := map[string]bool{}
 	var collect func(*cobra.Command)
 	collect = func(cmd *cobra.Command) {
