@@ -49,12 +49,6 @@ var untried = map[right]string{
 	{"controller", "metallb.io", "configurationstates", "update"}:            "the speaker's StateWriter is the same",
 	{"speaker", "metallb.io", "servicebgpstatuses", "get"}:                   "servicel2statuses are written by the same code",
 	{"speaker", "metallb.io", "bgpsessionstatuses", "get"}:                   "SessionWriter.write, after somebody took the label away",
-
-	{"controller", "metallb.io", "l2advertisements/status", "update"}:  "conditions on every kind",
-	{"controller", "metallb.io", "bgpadvertisements/status", "update"}: "conditions on every kind",
-	{"controller", "metallb.io", "bgppeers/status", "update"}:          "conditions on every kind",
-	{"controller", "metallb.io", "bfdprofiles/status", "update"}:       "conditions on every kind",
-	{"controller", "metallb.io", "communities/status", "update"}:       "conditions on every kind",
 }
 
 // audit starts the log of what is asked for.
