@@ -189,7 +189,11 @@ func TestTakingFromOneThatStays(t *testing.T) {
 	l := newLab(t)
 	a := l.loadBalancer("a")
 	l.create(a)
-	w := l.writer()
+	var leads atomic.Bool
+	leads.Store(true)
+	c := l.connect(kube.Options{Claims: true})
+	w := c.Writer(l.watch(c).feed, leads.Load)
+	l.run(w.Run)
 	w.Set(l.key("a"), wish(a, "p", "192.0.2.1"), true)
 	l.statusSays(a, "192.0.2.1 p")
 	w.Set(l.key("a"), wish(a, "p", "192.0.2.2"), true)
@@ -197,12 +201,49 @@ func TestTakingFromOneThatStays(t *testing.T) {
 	l.statusSays(a, "192.0.2.2 p")
 	l.awaitClaim("192.0.2.1", "")
 	l.awaitClaim("192.0.2.2", "a")
-	// What it shall have is not taken, whoever asks for it.
+	// What it shall have is not taken, whoever asks for it as long as the wish waits.
+	leads.Store(false)
 	w.Set(l.key("a"), wish(a, "p", "192.0.2.2"), true)
 	w.Release(l.key("a"), string(a.UID), netip.MustParseAddr("192.0.2.2"))
+	leads.Store(true)
 	l.settled(w)
 	l.awaitClaim("192.0.2.2", "a")
 	l.statusSays(a, "192.0.2.2 p")
+}
+
+// While a wish comes true, another controller marks the claim as released, and the
+// same wish is made again because of that: it is a wish of its own.
+func TestSameWishAgainWhileItComesTrue(t *testing.T) {
+	l := newLab(t)
+	a := l.loadBalancer("a")
+	l.create(a)
+	addr := netip.MustParseAddr("192.0.2.1")
+	c := l.connect(kube.Options{Claims: true})
+	v := l.watch(c)
+	var asked atomic.Int32
+	writing, goOn := make(chan struct{}), make(chan struct{})
+	w := c.Writer(v.feed, func() bool {
+		if asked.Add(1) == 2 { // it has claimed, and is about to write
+			close(writing)
+			<-goOn
+		}
+		return true
+	})
+	l.run(w.Run)
+	w.Set(l.key("a"), wish(a, "p", addr.String()), true)
+	<-writing
+	claim := &v1alpha1.AddressClaim{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: v1alpha1.ObjectName(addr)}}
+	l.refresh(claim)
+	edit(l, claim, func(o *v1alpha1.AddressClaim) { o.Spec.Holders[0].Released = true })
+	v.until(func() string {
+		h := v.last.Claims[addr]
+		return cmp.Diff(true, len(h) > 0 && h[0].Released)
+	})
+	w.Set(l.key("a"), wish(a, "p", addr.String()), true)
+	close(goOn)
+	l.settled(w)
+	l.statusSays(a, "192.0.2.1 p")
+	l.awaitClaim(addr.String(), "a")
 }
 
 // A deposed controller has claimed an address and read the Service, and is about to

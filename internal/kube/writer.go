@@ -24,6 +24,10 @@ const (
 	firstRetry    = 10 * time.Millisecond
 	lastRetry     = 30 * time.Second
 
+	// lastNotYet is the longest pause of what waits for another writer, or for news
+	// that may be here already.
+	lastNotYet = time.Second
+
 	conflictTries = 5 // against others who write the same Service
 	conflictRetry = 100 * time.Millisecond
 
@@ -76,10 +80,19 @@ type Writer struct {
 	feed  *Feed       // takes claims that were read directly
 	held  func() bool // whether we are the one that writes
 	queue priorityqueue.PriorityQueue[lb.Key]
+	// pauses are the queue's, between tries.
+	pauses workqueue.TypedRateLimiter[lb.Key]
 
 	mu      sync.Mutex
-	want    map[lb.Key]ServiceStatus
-	release map[lb.Key]map[claimOf]bool
+	asked   uint64 // counts what was asked for
+	want    map[lb.Key]wanted
+	release map[lb.Key]map[claimOf]uint64 // the value of asked when it was asked for last
+}
+
+// wanted is a wish, and when it was made.
+type wanted struct {
+	ServiceStatus
+	asked uint64
 }
 
 // claimOf is the claim of one Service, which may be gone, to one address.
@@ -92,6 +105,7 @@ type claimOf struct {
 type job struct {
 	want    *ServiceStatus
 	release []claimOf
+	asked   uint64 // what was asked for later is not part of it
 }
 
 // Writer returns a writer of Services' status. Run it once. It gives nothing unless
@@ -99,8 +113,9 @@ type job struct {
 func (c *Cluster) Writer(f *Feed, held func() bool) *Writer {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[lb.Key](firstRetry, lastRetry)
 	return &Writer{
-		c: c, feed: f, held: held, want: map[lb.Key]ServiceStatus{}, release: map[lb.Key]map[claimOf]bool{},
-		queue: priorityqueue.New("service-status", func(o *priorityqueue.Opts[lb.Key]) { o.RateLimiter = limiter }),
+		c: c, feed: f, held: held, want: map[lb.Key]wanted{}, release: map[lb.Key]map[claimOf]uint64{},
+		queue:  priorityqueue.New("service-status", func(o *priorityqueue.Opts[lb.Key]) { o.RateLimiter = limiter }),
+		pauses: limiter,
 	}
 }
 
@@ -109,9 +124,10 @@ func (c *Cluster) Writer(f *Feed, held func() bool) *Writer {
 func (w *Writer) Set(key lb.Key, want ServiceStatus, urgent bool) {
 	w.mu.Lock()
 	if old, waits := w.want[key]; waits {
-		want.Events = stillTrue(old, want)
+		want.Events = stillTrue(old.ServiceStatus, want)
 	}
-	w.want[key] = want
+	w.asked++
+	w.want[key] = wanted{want, w.asked}
 	w.mu.Unlock()
 	w.add(key, urgent)
 }
@@ -130,9 +146,10 @@ func stillTrue(old, now ServiceStatus) []Event {
 func (w *Writer) Release(key lb.Key, uid string, addr netip.Addr) {
 	w.mu.Lock()
 	if w.release[key] == nil {
-		w.release[key] = map[claimOf]bool{}
+		w.release[key] = map[claimOf]uint64{}
 	}
-	w.release[key][claimOf{uid, addr}] = true
+	w.asked++
+	w.release[key][claimOf{uid, addr}] = w.asked
 	w.mu.Unlock()
 	w.add(key, true)
 }
@@ -178,10 +195,10 @@ func (w *Writer) work(ctx context.Context) {
 		case ctx.Err() != nil:
 		case apierrors.IsConflict(err): // somebody writes it all the time
 			w.queue.AddWithOpts(priorityqueue.AddOpts{After: conflictRetry, Priority: &priority}, key)
+		case errors.As(err, &taken), errors.Is(err, errNotYet):
+			w.queue.AddWithOpts(priorityqueue.AddOpts{After: min(w.pauses.When(key), lastNotYet), Priority: &priority}, key)
 		default:
-			if !errors.As(err, &taken) && !errors.Is(err, errNotYet) {
-				w.c.opts.Log.Warn("write service status", "service", key.String(), "err", err)
-			}
+			w.c.opts.Log.Warn("write service status", "service", key.String(), "err", err)
 			w.queue.AddWithOpts(priorityqueue.AddOpts{RateLimited: true, Priority: &priority}, key)
 		}
 		w.queue.Done(key)
@@ -191,9 +208,9 @@ func (w *Writer) work(ctx context.Context) {
 func (w *Writer) job(key lb.Key) job {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var j job
+	j := job{asked: w.asked}
 	if want, ok := w.want[key]; ok {
-		j.want = &want
+		j.want = &want.ServiceStatus
 		left := want
 		left.Events = nil // they are this job's to record
 		w.want[key] = left
@@ -221,20 +238,23 @@ func (w *Writer) putBack(key lb.Key, j job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if now, waits := w.want[key]; waits && j.want != nil {
-		now.Events = stillTrue(*j.want, now)
+		now.Events = stillTrue(*j.want, now.ServiceStatus)
 		w.want[key] = now
 	}
 }
 
-// forget drops what came true, unless there is a newer wish.
+// forget drops what came true, unless it was asked for again meanwhile: then something
+// has changed that the job may not have seen, be the new wish the same as the old one.
 func (w *Writer) forget(key lb.Key, j job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if j.want != nil && j.want.Equal(w.want[key]) {
+	if w.want[key].asked <= j.asked {
 		delete(w.want, key)
 	}
 	for _, r := range j.release {
-		delete(w.release[key], r)
+		if w.release[key][r] <= j.asked {
+			delete(w.release[key], r)
+		}
 	}
 	if len(w.release[key]) == 0 {
 		delete(w.release, key)
