@@ -51,6 +51,9 @@ func TestHelm(t *testing.T) {
 	addrs, err := sys.AwaitAddresses(l.ctx, "default", "web", 1)
 	l.must(err)
 	l.vip = addrs[0]
+	l.eventually("kube-proxies to know the Service", func() string { // they hear of its address when the speakers do
+		return l.flows(cluster.Client) + l.flows(cluster.Remote)
+	})
 	l.answers("installed")
 
 	l.helm("upgrade", "barelb", "../../deploy/chart", "--namespace", system.Namespace, "--wait", "--timeout", "4m",
@@ -184,11 +187,19 @@ func (l *lab) answers(when string) {
 		return ""
 	})
 	for _, from := range []string{cluster.Client, cluster.Remote} {
-		r, err := measure.RunFlows(l.ctx, l.c.Box(from), l.self, measure.FlowsOpts{Target: netip.AddrPortFrom(l.vip, system.Port), Count: 20})
-		if err != nil || r.Failed > 0 {
-			l.t.Errorf("%s: %d of %d flows from %s failed: %v", when, r.Failed, r.Flows, from, err)
+		if why := l.flows(from); why != "" {
+			l.t.Errorf("%s: %s", when, why)
 		}
 	}
+}
+
+// flows asks the Service with 20 connections from a client and says how many failed, if any did.
+func (l *lab) flows(from string) string {
+	r, err := measure.RunFlows(l.ctx, l.c.Box(from), l.self, measure.FlowsOpts{Target: netip.AddrPortFrom(l.vip, system.Port), Count: 20})
+	if err != nil || r.Failed > 0 {
+		return fmt.Sprintf("%d of %d flows from %s failed: %v", r.Failed, r.Flows, from, err)
+	}
+	return ""
 }
 
 func (l *lab) eventually(what string, check func() string) {
