@@ -16,6 +16,7 @@ import (
 	"github.com/barelb/barelb/internal/bgp"
 	"github.com/barelb/barelb/internal/controller"
 	"github.com/barelb/barelb/internal/kube"
+	"github.com/barelb/barelb/internal/kubeproxy"
 	"github.com/barelb/barelb/internal/layer2"
 	"github.com/barelb/barelb/internal/link"
 	"github.com/barelb/barelb/internal/liveness"
@@ -87,6 +88,9 @@ func registries(t *testing.T) map[string]*prometheus.Registry {
 	liveness.New(liveness.Config{NodeName: "node1", Log: log, Registerer: s})
 	probe.New(probe.Config{Node: "node1", Log: log, Links: links, Registerer: s})
 	if _, err := newRouters(bgp.Config{NodeName: "node1", Log: log}, s); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kubeproxy.New(kubeproxy.Config{URL: kubeproxy.DefaultURL, Log: log, Registerer: s}); err != nil {
 		t.Fatal(err)
 	}
 	return map[string]*prometheus.Registry{"Controller": c, "Speaker": s}

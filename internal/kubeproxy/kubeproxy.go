@@ -82,7 +82,7 @@ func New(cfg Config) (*Watcher, error) {
 		},
 		healthy: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "barelb", Subsystem: "speaker", Name: "kube_proxy_healthy",
-			Help: "1 if this node's kube-proxy is healthy, 0 if it is not; absent while none is watched.",
+			Help: "1 if this node's kube-proxy is healthy, 0 if it is not, and nothing is announced by BGP; absent while none is watched.",
 		}, nil),
 	}
 	if cfg.Registerer != nil {
