@@ -33,9 +33,15 @@ func (s *slate) byClaims() bool {
 	return s.sticky || slices.ContainsFunc(s.candidates, func(c owner.Candidate) bool { return c.Down })
 }
 
+// deserted reports whether the speakers of all candidates are down: then others than
+// candidates take care, and the slate does not tell who they are.
+func (s *slate) deserted() bool {
+	return len(s.candidates) > 0 && !slices.ContainsFunc(s.candidates, func(c owner.Candidate) bool { return !c.Down })
+}
+
 // same reports whether an election on s ends as on o.
 func (s *slate) same(o *slate) bool {
-	return s.plain == o.plain && s.sticky == o.sticky && slices.Equal(s.candidates, o.candidates) && slices.Equal(s.aside, o.aside)
+	return !s.deserted() && s.plain == o.plain && s.sticky == o.sticky && slices.Equal(s.candidates, o.candidates) && slices.Equal(s.aside, o.aside)
 }
 
 // ballot is the outcome of one election.
