@@ -164,6 +164,8 @@ func usesLegacyAnnotations(o metav1.Object) bool {
 	return false
 }
 
+var families = map[discoveryv1.AddressType]lb.Family{discoveryv1.AddressTypeIPv4: lb.IPv4, discoveryv1.AddressTypeIPv6: lb.IPv6}
+
 // convertEndpoints returns the endpoints of one slice, and the Service that they
 // belong to.
 func convertEndpoints(o *discoveryv1.EndpointSlice) (lb.Key, []lb.Endpoint) {
@@ -173,7 +175,7 @@ func convertEndpoints(o *discoveryv1.EndpointSlice) (lb.Key, []lb.Endpoint) {
 		if len(e.Addresses) == 0 {
 			continue
 		}
-		ep := lb.Endpoint{Serving: e.Conditions.Ready == nil || *e.Conditions.Ready}
+		ep := lb.Endpoint{Family: families[o.AddressType], Serving: e.Conditions.Ready == nil || *e.Conditions.Ready}
 		if s := e.Conditions.Serving; !ep.Serving && s != nil {
 			ep.Serving = *s
 		}

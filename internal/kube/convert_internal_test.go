@@ -212,15 +212,16 @@ func TestConvertEndpoints(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := &discoveryv1.EndpointSlice{
-				ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s-1", Labels: map[string]string{"kubernetes.io/service-name": "s"}},
+				AddressType: discoveryv1.AddressTypeIPv6,
+				ObjectMeta:  metav1.ObjectMeta{Namespace: "ns", Name: "s-1", Labels: map[string]string{"kubernetes.io/service-name": "s"}},
 				Endpoints: []discoveryv1.Endpoint{
-					{Addresses: []string{"10.0.0.1"}, NodeName: new("n1"), Conditions: discoveryv1.EndpointConditions{Ready: c.ready, Serving: c.serving, Terminating: c.terminating}},
+					{Addresses: []string{"2001:db8::1"}, NodeName: new("n1"), Conditions: discoveryv1.EndpointConditions{Ready: c.ready, Serving: c.serving, Terminating: c.terminating}},
 					{NodeName: new("n2")}, // no address
-					{Addresses: []string{"10.0.0.3"}, Conditions: discoveryv1.EndpointConditions{Ready: no}},
+					{Addresses: []string{"2001:db8::3"}, Conditions: discoveryv1.EndpointConditions{Ready: no}},
 				},
 			}
 			key, got := convertEndpoints(in)
-			if diff := cmp.Diff([]lb.Endpoint{{Node: "n1", Serving: c.want}, {}}, got); diff != "" || key != (lb.Key{Namespace: "ns", Name: "s"}) {
+			if diff := cmp.Diff([]lb.Endpoint{{Node: "n1", Family: lb.IPv6, Serving: c.want}, {Family: lb.IPv6}}, got); diff != "" || key != (lb.Key{Namespace: "ns", Name: "s"}) {
 				t.Errorf("%s (-want +got):\n%s", key, diff)
 			}
 		})

@@ -83,7 +83,7 @@ func TestFeedGivesEverythingAndThenChanges(t *testing.T) {
 	case v.last.Services[l.key("inner")] != nil:
 		t.Error("a Service of type ClusterIP is none of ours")
 	}
-	if diff := cmp.Diff([]lb.Endpoint{{Node: "n1", Serving: true}}, v.last.Endpoints[l.key("a")]); diff != "" {
+	if diff := cmp.Diff([]lb.Endpoint{{Node: "n1", Family: lb.IPv4, Serving: true}}, v.last.Endpoints[l.key("a")]); diff != "" {
 		t.Error(diff)
 	}
 	if !slices.ContainsFunc(v.last.Nodes, func(n lb.Node) bool { return n.Name == node.Name }) {
@@ -189,7 +189,7 @@ func TestEndpointSlicesMove(t *testing.T) {
 		o.Endpoints[0].Conditions.Ready = &no
 	})
 	v.until(func() string {
-		return cmp.Diff([]lb.Endpoint{{Node: "n1"}, {Node: "n3", Serving: true}}, v.last.Endpoints[l.key("b")])
+		return cmp.Diff([]lb.Endpoint{{Node: "n1", Family: lb.IPv4}, {Node: "n3", Family: lb.IPv4, Serving: true}}, v.last.Endpoints[l.key("b")])
 	})
 	l.delete(one)
 	want("", "")

@@ -211,7 +211,7 @@ func TestStartFromASnapshot(t *testing.T) {
 	if diff := cmp.Diff(other.last.Services[l.key("a")], v.last.Services[l.key("a")], cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("Service (-exported +imported):\n%s", diff)
 	}
-	if diff := cmp.Diff([]lb.Endpoint{{Node: "n1", Serving: true}}, v.last.Endpoints[l.key("a")]); diff != "" {
+	if diff := cmp.Diff([]lb.Endpoint{{Node: "n1", Family: lb.IPv4, Serving: true}}, v.last.Endpoints[l.key("a")]); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff(other.last.Nodes, v.last.Nodes, cmpopts.EquateComparable(netip.Addr{})); diff != "" {

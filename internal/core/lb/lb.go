@@ -150,15 +150,16 @@ func (s *Service) Families() []Family {
 
 // Endpoint is one backend of a Service, reduced to what announcing needs.
 type Endpoint struct {
-	Node string // name of the node it runs on; "" if unknown
+	Node   string // name of the node it runs on; "" if unknown
+	Family Family // of its address; the zero value if unknown
 	// Serving reports whether it can take traffic: ready, or else serving while
 	// it terminates.
 	Serving bool
 }
 
-// Compare orders endpoints by node, then those that do not serve first.
+// Compare orders endpoints by node, family, and then those that do not serve first.
 func (e Endpoint) Compare(o Endpoint) int {
-	if c := strings.Compare(e.Node, o.Node); c != 0 || e.Serving == o.Serving {
+	if c := cmp.Or(strings.Compare(e.Node, o.Node), cmp.Compare(e.Family, o.Family)); c != 0 || e.Serving == o.Serving {
 		return c
 	}
 	if o.Serving {

@@ -69,7 +69,7 @@ func (p *Planner) decideBGP(d *decision) {
 	if d.BGP = p.whyNoRoute(d, len(advs)); d.BGP.Reason != "" {
 		return
 	}
-	d.routes = p.routes(d.svc.Addrs, advs, d.backends.counts[p.opts.Node])
+	d.routes = p.routes(d.svc, advs)
 	for _, peer := range p.peers {
 		if slices.ContainsFunc(d.routes, func(r route) bool { return p.tellsAny(peer, r) }) {
 			d.Peers = append(d.Peers, peer.Name)
@@ -90,12 +90,11 @@ func (p *Planner) decideBGP(d *decision) {
 	}
 }
 
-// routes returns the prefixes of addrs, as advs aggregate them. here is how many
-// endpoints can take traffic on this node, if that matters.
-func (p *Planner) routes(addrs []netip.Addr, advs []int, here uint32) []route {
+// routes returns the prefixes of a Service's addresses, as advs aggregate them.
+func (p *Planner) routes(svc *Service, advs []int) []route {
 	var prefixes []netip.Prefix
 	var wantedBy [][]int
-	for _, addr := range addrs {
+	for _, addr := range svc.Addrs {
 		for _, i := range advs {
 			pfx := netip.PrefixFrom(addr, p.cfg.BGP[i].Length(lb.FamilyOf(addr))).Masked()
 			at := slices.Index(prefixes, pfx)
@@ -113,7 +112,7 @@ func (p *Planner) routes(addrs []netip.Addr, advs []int, here uint32) []route {
 		slices.Sort(wantedBy[at])
 		out[at] = route{prefix: pfx, advs: p.intern(wantedBy[at])}
 		if slices.ContainsFunc(wantedBy[at], func(i int) bool { return p.cfg.BGP[i].Weigh }) {
-			out[at].weight = here
+			out[at].weight = svc.weight(p.opts.Node, lb.FamilyOf(pfx.Addr()))
 		}
 	}
 	return out

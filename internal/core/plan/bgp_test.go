@@ -247,6 +247,12 @@ func TestWeights(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
+	dual := newWorld()
+	dual.objs.BGP = []config.BGPAdvertisement{bgpAdv("a", 0, weigh)}
+	dual.services[0] = service("s", "192.168.1.250", "fd00::9")
+	dual.services[0].TrafficLocal = true
+	dual.services[0].Endpoints = []lb.Endpoint{{Node: me, Family: lb.IPv4, Serving: true}, {Node: me, Family: lb.IPv6, Serving: true}, {Node: me, Family: lb.IPv4, Serving: true}}
+	checkTold(t, dual.planner(me).Plan(), map[string][]string{"router1": {"192.168.1.250/32 bandwidth=2", "fd00::9/128 bandwidth=1"}})
 	w := newWorld()
 	w.objs.BGP = []config.BGPAdvertisement{bgpAdv("a", 0, weigh, lengths(24, 120))}
 	w.services = []*plan.Service{service("s", "192.168.1.1"), service("t", "192.168.1.2")}

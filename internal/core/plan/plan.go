@@ -385,14 +385,12 @@ type backends struct {
 	some bool // there is one, be its node known or not
 	// nodes are those that have one; nil unless externalTrafficPolicy is Local.
 	nodes map[string]bool
-	// counts is how many each of them has.
-	counts map[string]uint32
 }
 
 func (s *Service) backends() backends {
 	var b backends
 	if s.TrafficLocal {
-		b.nodes, b.counts = map[string]bool{}, map[string]uint32{}
+		b.nodes = map[string]bool{}
 	}
 	for _, e := range s.Endpoints {
 		if !e.Serving {
@@ -401,10 +399,21 @@ func (s *Service) backends() backends {
 		b.some = true
 		if s.TrafficLocal && e.Node != "" {
 			b.nodes[e.Node] = true
-			b.counts[e.Node]++
 		}
 	}
 	return b
+}
+
+// weight returns how much of the traffic to addresses of a family a node can take: how
+// many endpoints of that family it has. It is 0 unless externalTrafficPolicy is Local.
+func (s *Service) weight(node string, f lb.Family) uint32 {
+	n := uint32(0)
+	for _, e := range s.Endpoints {
+		if s.TrafficLocal && e.Serving && e.Node == node && (e.Family == f || e.Family == 0) {
+			n++
+		}
+	}
+	return n
 }
 
 // covers reports whether one of sels matches the node, if it is known.
