@@ -66,6 +66,7 @@ type session struct {
 	// What follows is the goroutine's own.
 
 	failures    int // in a row
+	refusals    int // those of them that were refusals, at the end of the row
 	established time.Time
 	ever        bool // it was established before
 	state       string
@@ -222,13 +223,18 @@ func (s *session) failed(err error) time.Duration {
 	}
 	n := s.failures
 	s.failures++
+	if refused { // a router that was away may refuse before it has read its configuration
+		s.refusals++
+	} else {
+		s.refusals = 0
+	}
 	switch retry := s.current().ConnectRetry; {
 	case up && n == 0:
 		return jitter(leastPause)
 	case retry > 0:
 		return jitter(retry)
 	case refused:
-		return jitter(min(leastRefused<<min(n, 10), mostRefused))
+		return jitter(min(leastRefused<<min(s.refusals-1, 10), mostRefused))
 	}
 	return jitter(min(leastPause<<min(n, 10), mostPause))
 }

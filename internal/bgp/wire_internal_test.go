@@ -203,8 +203,14 @@ func TestPauses(t *testing.T) {
 		t.Errorf("pause after 100 failures: %s", last)
 	}
 	refused := &failure{refused: true}
-	if got := s.failed(refused); got > mostRefused || got < mostRefused*3/4 {
-		t.Errorf("pause after 100 refusals: %s", got)
+	if got := s.failed(refused); got > leastRefused { // it was away, and reads its configuration
+		t.Errorf("pause after 100 failures and a refusal: %s", got)
+	}
+	for range 100 {
+		last = s.failed(refused)
+	}
+	if last > mostRefused || last < mostRefused*3/4 {
+		t.Errorf("pause after 100 refusals: %s", last)
 	}
 	seen := map[time.Duration]bool{}
 	for range 20 {
