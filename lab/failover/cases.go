@@ -93,6 +93,25 @@ func (b *bench) upgrade(ctx context.Context) error {
 	}, nil)
 }
 
+// rolling replaces all speakers as a rolling update of a DaemonSet does: by those of the
+// other version, and back the next time.
+func (b *bench) rolling(ctx context.Context) error {
+	updated := false
+	return b.interrupt(ctx, "all speakers replaced, one after the other", "", func(ctx context.Context) error {
+		updated = !updated
+		for _, node := range b.c.Nodes() {
+			b.sys.SetSpeakerCommand(node)
+			if updated {
+				b.sys.SetSpeakerCommand(node, strings.Fields(b.o.next)...)
+			}
+			if err := errors.Join(b.sys.UpgradeSpeaker(ctx, node, b.o.pause), b.settled(ctx)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+}
+
 // interrupt takes the owner's speaker away and, if undo is not nil, waits until somebody
 // else answers before it brings it back.
 func (b *bench) interrupt(ctx context.Context, what, back string, act, undo func(context.Context) error) error {

@@ -4,6 +4,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type options struct {
 	trials, addresses int
 	pause, long       time.Duration
 	seed              uint64
+	next              string // the command of speakers that take over in the case rolling
 }
 
 // scenario is one case, on a cluster of its own kind.
@@ -52,6 +54,7 @@ func scenarios() []scenario {
 		{"kill", "the owner's speaker is killed, and started", 0, "", (*bench).kill, layer2},
 		{"restart", "the owner's speaker is restarted in its Pod", 0, "", (*bench).restart, layer2},
 		{"upgrade", "the owner's speaker is replaced by that of another Pod", 0, "", (*bench).upgrade, layer2},
+		{"rolling", "all speakers are replaced, one after the other, by --next-speaker, and the next time by the former", 0, "", (*bench).rolling, layer2},
 		{"label", "the owner gets the exclude label, and loses it", 0, "", (*bench).label, layer2},
 		{"selector", "the advertisement's node selectors leave the owner out, and do not", 0, "", (*bench).selector, layer2},
 		{"drain", "the owner gets the annotation barelb.io/drain, and loses it", 0, "", (*bench).drain, layer2},
@@ -126,6 +129,7 @@ the client is the one behind the router. The cases:
 	f.StringSliceVar(&cases, "case", names, "cases to measure")
 	f.StringVar(&flags, "speaker-flags", "", "flags to add to the speaker's command")
 	f.DurationVar(&o.pause, "pause", 2*time.Second, "how long a restarted speaker is away")
+	f.StringVar(&o.next, "next-speaker", "", "`command` of the speakers of another version, for the case rolling (the same version)")
 	f.DurationVar(&stage.BGP.BFD, "bfd", 50*time.Millisecond, "interval of BFD, three of which declare a node down; idle cores are needed for 50 ms")
 	f.DurationVar(&o.long, "long", time.Minute, "how long a fault lasts during which nothing may move")
 	f.IntVar(&o.addresses, "addresses", 10_000, "addresses of the case arp")
@@ -150,6 +154,8 @@ func runAll(cmd *cobra.Command, stage demo.Stage, o options, cases []string, fla
 		these := slices.DeleteFunc(slices.Clone(todo), func(s scenario) bool { return !same(s) })
 		with := stage
 		with.Speaker = strings.TrimSpace(stage.Speaker + " " + flags + " " + kind.flags)
+		o := o
+		o.next = strings.TrimSpace(cmp.Or(o.next, stage.Speaker) + " " + flags + " " + kind.flags)
 		if kind.nodes > 0 {
 			with.Nodes = kind.nodes
 		}
