@@ -44,6 +44,7 @@ type Dump struct {
 	DaemonSets   []appsv1.DaemonSet
 	Deployments  []appsv1.Deployment
 	Leases       []coordinationv1.Lease
+	Policies     []admissionv1.ValidatingAdmissionPolicyBinding
 	ServiceCIDRs []networkingv1.ServiceCIDR
 
 	Pools       []v1beta1.IPAddressPool
@@ -73,6 +74,8 @@ type Dump struct {
 	Now     time.Time                 // when it was read, by the API server's clock if it was asked
 	Denied  []string                  // see explain.Cluster
 	Gaps    []explain.Gap
+	// NoPolicies is set if the API server has no ValidatingAdmissionPolicies.
+	NoPolicies bool
 	// NoSecrets are the Secrets that are known not to be there.
 	NoSecrets []string
 	// Unread counts objects of kinds that nobody here reads.
@@ -156,6 +159,7 @@ func (d *Dump) MarkMissing() {
 	miss(len(d.ConfigMaps) == 0, explain.FromProxyMode, "the configmap kube-proxy of kube-system")
 	miss(len(d.DaemonSets)+len(d.Deployments) == 0, explain.FromWorkloads, "daemonsets and deployments")
 	miss(len(d.ServiceCIDRs) == 0, explain.FromRanges, "servicecidrs")
+	miss(len(d.Policies) == 0, explain.FromPolicies, "validatingadmissionpolicybindings")
 	miss(len(d.Metrics) == 0, explain.FromSpeakers, "the speakers' metrics (metrics/NODE.txt)")
 	miss(len(d.Known) == 0, explain.FromKnown, "what speakers know (known/NODE.json)")
 	miss(true, explain.FromLeases, "a running cluster instead of files: the time is not")
@@ -375,6 +379,8 @@ func (d *Dump) target(kind string) parser {
 		return into(&d.Deployments)
 	case "Lease":
 		return into(&d.Leases)
+	case "ValidatingAdmissionPolicyBinding":
+		return into(&d.Policies)
 	case "ServiceCIDR":
 		return into(&d.ServiceCIDRs)
 	case crdKind:

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -239,6 +240,15 @@ func (d *Dump) convertSurroundings(c *explain.Cluster) {
 		}
 	}
 	c.Workloads = d.workloads(c.Namespace)
+	if c.Fence = explain.NotFenced; d.NoPolicies {
+		c.Fence = explain.CannotBeFenced
+	}
+	for _, o := range latestOf(d.Policies) {
+		of := o.Spec.PolicyName // whose name begins with the namespace, and may have a prefix of the chart's
+		if strings.HasPrefix(of, c.Namespace+".") && strings.HasSuffix(of, v1beta1.ComponentSpeaker) && slices.Contains(o.Spec.ValidationActions, admissionv1.Deny) {
+			c.Fence = explain.Fenced
+		}
+	}
 }
 
 // convertProxy reads the configuration of kube-proxy.

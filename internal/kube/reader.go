@@ -71,6 +71,7 @@ func NewReader(cfg *rest.Config, namespace string) (*Reader, error) {
 	m.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)
 	m.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
 	m.Add(networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"), meta.RESTScopeRoot)
+	m.Add(admissionv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicyBinding"), meta.RESTScopeRoot)
 	addMigrationKinds(m)
 	var err error
 	if r.client, err = client.NewWithWatch(r.rest, client.Options{Scheme: scheme, Mapper: m}); err != nil {
@@ -302,6 +303,13 @@ func (g *reading) readSurroundings() {
 	g.try(explain.FromWorkloads, "list daemonsets.apps", list(g, &appsv1.DaemonSetList{}, "", func(l *appsv1.DaemonSetList) { d.DaemonSets = l.Items }))
 	g.try(explain.FromWorkloads, "list deployments.apps", list(g, &appsv1.DeploymentList{}, "", func(l *appsv1.DeploymentList) { d.Deployments = l.Items }))
 	g.try(explain.FromRanges, "list servicecidrs.networking.k8s.io", list(g, &networkingv1.ServiceCIDRList{}, "", func(l *networkingv1.ServiceCIDRList) { d.ServiceCIDRs = l.Items }))
+	g.try(explain.FromPolicies, "list validatingadmissionpolicybindings.admissionregistration.k8s.io", func() error {
+		err := list(g, &admissionv1.ValidatingAdmissionPolicyBindingList{}, "", func(l *admissionv1.ValidatingAdmissionPolicyBindingList) { d.Policies = l.Items })()
+		if apierrors.IsNotFound(err) { // before Kubernetes 1.30
+			d.NoPolicies, err = true, nil
+		}
+		return err
+	})
 	g.try(explain.FromLeases, "list leases.coordination.k8s.io in kube-node-lease", list(g, &coordinationv1.LeaseList{}, corev1.NamespaceNodeLease, func(l *coordinationv1.LeaseList) { d.Leases = l.Items }))
 	g.try(explain.FromProxyMode, "get the configmap kube-proxy in kube-system", func() error {
 		var o corev1.ConfigMap

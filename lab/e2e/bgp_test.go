@@ -34,6 +34,7 @@ func TestBGP(t *testing.T) {
 	t.Run("aggregation", l.bgpAggregation)
 	t.Run("node selectors", l.bgpNodeSelectors)
 	t.Run("nodes that must not", l.bgpNodeState)
+	t.Run("kube-proxy is not healthy", l.bgpProxy)
 	t.Run("traffic policy Local", l.bgpLocal)
 	t.Run("selectors and attributes", l.bgpAttributes)
 	t.Run("two routers", l.bgpTwoRouters)
@@ -140,6 +141,18 @@ func (l *lab) bgpNodeState(t *testing.T) {
 	l.wantHops(t, host(addr), "node3")
 	must(t, l.patchNode(t.Context(), "node1", include))
 	must(t, l.patchNode(t.Context(), "node2", available, "status"))
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+}
+
+// bgpProxy has the kube-proxy of a node say that the node is to take no traffic any more,
+// as it does once the cluster autoscaler is about to delete the node.
+func (l *lab) bgpProxy(t *testing.T) {
+	advertise(t, l, "bgpproxy", []string{"198.51.100.45/32"})
+	addr := l.serve(t, system.Service{Name: "bgpproxy"}, "bgpproxy")
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+	l.changeNode(t, "node1", doomed, spared)
+	l.wantHops(t, host(addr), "node2", "node3")
+	must(t, l.patchNode(t.Context(), "node1", spared))
 	l.wantHops(t, host(addr), l.c.Nodes()...)
 }
 

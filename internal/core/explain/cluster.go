@@ -44,6 +44,7 @@ const (
 	FromRanges     Source = "servicecidrs"
 	FromLeases     Source = "node leases"
 	FromRights     Source = "rights of BareLB"
+	FromPolicies   Source = "validatingadmissionpolicybindings"
 )
 
 // Gap is a fact that is not known, and what it would take to know it.
@@ -86,8 +87,20 @@ type Cluster struct {
 	// Skews are by how much the clocks of nodes are ahead of the API server's, by node.
 	Skews  map[string]time.Duration
 	Denied []string // what BareLB's own accounts may not do, though they must
+	Fence  Fence    // of what a speaker may say of other nodes
 	Gaps   []Gap    // what is not known
 }
+
+// Fence says whether the API server holds a speaker to its own node.
+type Fence int
+
+// The values of Fence. The zero value is for a cluster whose policies were not read.
+const (
+	FenceUnknown   Fence = iota
+	Fenced               // by a ValidatingAdmissionPolicy
+	NotFenced            // there is no such policy in force
+	CannotBeFenced       // the API server has no such policies
+)
 
 // Flags are those of the processes that have a part in what they decide.
 type Flags struct {

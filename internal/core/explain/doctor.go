@@ -21,6 +21,7 @@ const (
 	ClockSkew         lb.Reason = "ClockSkew"
 	OtherBGPSpeaker   lb.Reason = "OtherBGPSpeaker"
 	SpeakersDoNotMeet lb.Reason = "SpeakersDoNotMeet"
+	SpeakersNotFenced lb.Reason = "SpeakersNotFenced"
 )
 
 // Doctor checks the surroundings: each check yields at least one Finding, be it that it
@@ -28,7 +29,7 @@ const (
 func (w *World) Doctor() []Finding {
 	var out []Finding
 	for _, check := range []func() []Finding{
-		w.components, w.rights, w.checkConfiguration, w.excluded, w.proxyMode, w.proxies, w.balancers, w.otherBGP, w.ports,
+		w.components, w.rights, w.fence, w.checkConfiguration, w.excluded, w.proxyMode, w.proxies, w.balancers, w.otherBGP, w.ports,
 		w.ranges, w.poolSubnets, w.conflicts, w.membership, w.routers, w.clocks,
 	} {
 		out = append(out, check()...)
@@ -56,6 +57,29 @@ func (w *World) rights() []Finding {
 		}
 	}
 	return out
+}
+
+// fence says whether one speaker could write what another says. RBAC cannot tell nodes
+// apart.
+func (w *World) fence() []Finding {
+	const check = "speakers' limits"
+	if g := w.c.gap(FromPolicies); g != nil {
+		return []Finding{unknown(check, g)}
+	}
+	switch w.c.Fence {
+	case Fenced:
+		return []Finding{ok(check, "the API server holds each speaker to the status objects of its own node")}
+	case NotFenced:
+		return []Finding{warning(check, SpeakersNotFenced, "no ValidatingAdmissionPolicy is in force for speakers: whoever has the token of one can write what any node says").
+			remedy("kubectl apply -f deploy/manifests/admission.yaml, or admissionPolicy.enabled of the chart")}
+	case CannotBeFenced:
+		return []Finding{{
+			Level: Info, Check: check, Reason: SpeakersNotFenced, What: "this API server has no ValidatingAdmissionPolicies: whoever has the token of one speaker can write what any node says",
+			Remedy: "upgrade Kubernetes to 1.30 or later",
+		}}
+	case FenceUnknown:
+	}
+	return []Finding{{Level: NotChecked, Check: check, What: "not checked: policies were not read"}}
 }
 
 func (w *World) checkConfiguration() []Finding {

@@ -104,7 +104,7 @@ func (w *World) Status() *Status {
 func (w *World) gapsOfStatus() []Gap {
 	var out []Gap
 	for _, g := range w.c.Gaps {
-		if !slices.Contains([]Source{FromLeases, FromRights, FromWorkloads, FromRanges, FromProxyMode, FromProxies, FromEvents, FromKnown}, g.From) {
+		if !slices.Contains([]Source{FromLeases, FromRights, FromPolicies, FromWorkloads, FromRanges, FromProxyMode, FromProxies, FromEvents, FromKnown}, g.From) {
 			out = append(out, g)
 		}
 	}
