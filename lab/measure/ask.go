@@ -268,6 +268,9 @@ func (a *asker) status() AskStatus {
 	return s
 }
 
+// sameRequest is how much later than another's an answer may come to the same request.
+const sameRequest = 100 * time.Millisecond
+
 // takings follow, address by address, who answers: whether somebody has since the last
 // mark, whether it is somebody else than before it, and whether with another MAC.
 type takings struct {
@@ -275,13 +278,14 @@ type takings struct {
 	macs, mac   []string // the same of the MAC that was claimed
 	answered    []bool   // since the mark
 	taken       []bool
+	takenAt     []time.Duration // if taken
 	moved       []bool
 }
 
 func newTakings(n int) takings {
 	return takings{
 		before: make([]string, n), now: make([]string, n), macs: make([]string, n), mac: make([]string, n),
-		answered: make([]bool, n), taken: make([]bool, n), moved: make([]bool, n),
+		answered: make([]bool, n), taken: make([]bool, n), takenAt: make([]time.Duration, n), moved: make([]bool, n),
 	}
 }
 
@@ -290,9 +294,14 @@ func (t *takings) note(h Heard) bool {
 	i := h.Addr
 	t.answered[i] = t.answered[i] || h.Asked
 	t.moved[i] = t.moved[i] || t.macs[i] != "" && h.MAC != t.macs[i]
-	t.now[i], t.mac[i] = h.From, h.MAC
 	first := !t.taken[i] && h.From != t.before[i]
-	t.taken[i] = t.taken[i] || first
+	if first {
+		t.taken[i], t.takenAt[i] = true, h.At
+	}
+	if t.taken[i] && h.From == t.before[i] && h.At-t.takenAt[i] < sameRequest {
+		return false // both have answered one request, and it was the slower
+	}
+	t.now[i], t.mac[i] = h.From, h.MAC
 	return first
 }
 

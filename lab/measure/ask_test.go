@@ -184,3 +184,24 @@ func TestForgetNeigh(t *testing.T) {
 		t.Errorf("deleted %d times, %d probes lost; want three times at least, none lost", r.Deleted, report.Lost)
 	}
 }
+
+// While an address moves, both may answer one request. The slower answer of the former
+// sender does not make the address his again: what he takes later counts as taken.
+func TestSlowerAnswerOfTheFormerSender(t *testing.T) {
+	t.Parallel()
+	const a, b = "02:00:00:00:00:01", "02:00:00:00:00:02"
+	heard := func(at int, from string) measure.Heard {
+		return measure.Heard{At: time.Duration(at) * time.Millisecond, MAC: from, From: from, Asked: true}
+	}
+	trace := measure.AskTrace{
+		Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.250")}, Interval: 10 * ms,
+		Requests: []measure.Request{{At: 0}, {At: 20 * ms}, {At: 60 * ms}},
+		Heard:    []measure.Heard{heard(1, a), heard(21, b), heard(23, a), heard(61, a)},
+		Marks:    []measure.Mark{{Name: "mended", At: 10 * ms}, {Name: "cut", At: 50 * ms}},
+	}
+	m, err := measure.AnalyseAsk(trace).After("cut")
+	must(t, err)
+	if m.Untaken != 0 || m.Taken.Max != 11 {
+		t.Errorf("untaken %d, taken after %v ms, want after 11", m.Untaken, m.Taken.Max)
+	}
+}
