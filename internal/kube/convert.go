@@ -164,7 +164,17 @@ func usesLegacyAnnotations(o metav1.Object) bool {
 	return false
 }
 
-var families = map[discoveryv1.AddressType]lb.Family{discoveryv1.AddressTypeIPv4: lb.IPv4, discoveryv1.AddressTypeIPv6: lb.IPv6}
+// familyOf returns the family of a slice's addresses, the zero value for names.
+func familyOf(t discoveryv1.AddressType) lb.Family {
+	switch t {
+	case discoveryv1.AddressTypeIPv4:
+		return lb.IPv4
+	case discoveryv1.AddressTypeIPv6:
+		return lb.IPv6
+	case discoveryv1.AddressTypeFQDN:
+	}
+	return 0
+}
 
 // convertEndpoints returns the endpoints of one slice, and the Service that they
 // belong to.
@@ -175,7 +185,7 @@ func convertEndpoints(o *discoveryv1.EndpointSlice) (lb.Key, []lb.Endpoint) {
 		if len(e.Addresses) == 0 {
 			continue
 		}
-		ep := lb.Endpoint{Family: families[o.AddressType], Serving: e.Conditions.Ready == nil || *e.Conditions.Ready}
+		ep := lb.Endpoint{Family: familyOf(o.AddressType), Serving: e.Conditions.Ready == nil || *e.Conditions.Ready}
 		if s := e.Conditions.Serving; !ep.Serving && s != nil {
 			ep.Serving = *s
 		}
