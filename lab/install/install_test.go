@@ -16,6 +16,7 @@ import (
 
 	"github.com/barelb/barelb/lab/cli"
 	"github.com/barelb/barelb/lab/cluster"
+	"github.com/barelb/barelb/lab/demo"
 	"github.com/barelb/barelb/lab/examples"
 	"github.com/barelb/barelb/lab/measure"
 	"github.com/barelb/barelb/lab/system"
@@ -43,7 +44,7 @@ func TestHelm(t *testing.T) {
 	l.helm("install", "barelb", "../../deploy/chart", "--namespace", system.Namespace, "--create-namespace", "--wait", "--timeout", "4m")
 	sys, err := system.Install(l.ctx, l.c, system.Config{Manifest: "../../deploy/manifests/namespace.yaml"}, l.self) // waits for all Pods
 	l.must(err)
-	for _, manifest := range []string{examples.Pool, examples.Layer2, examples.BGP} {
+	for _, manifest := range []string{examples.Pool, examples.Layer2, strings.Replace(examples.BGP, "  holdTime:", demo.WithGracefulRestart+"  holdTime:", 1)} {
 		l.must(l.c.ApplyYAML(l.ctx, manifest))
 	}
 	l.must(sys.PlaceBackends(l.ctx, l.c.Nodes()...))
@@ -62,6 +63,13 @@ func TestHelm(t *testing.T) {
 	if out := l.kubectl("get", "deployment", "controller", "-o", "jsonpath={.status.readyReplicas}"); out != "2" {
 		t.Errorf("%s controllers are ready", out)
 	}
+	l.underLoad("rollout restart", func() {
+		for _, w := range []string{"daemonset/speaker", "deployment/controller"} {
+			l.kubectl("rollout", "restart", w)
+			l.kubectl("rollout", "status", w, "--timeout=4m")
+		}
+	})
+	l.answers("restarted")
 	l.helm("rollback", "barelb", "1", "--namespace", system.Namespace, "--wait", "--timeout", "4m")
 	l.answers("rolled back")
 
@@ -200,6 +208,39 @@ func (l *lab) flows(from string) string {
 		return fmt.Sprintf("%d of %d flows from %s failed: %v", r.Failed, r.Flows, from, err)
 	}
 	return ""
+}
+
+// underLoad does something while both clients send 200 datagrams a second and have 50 connections open each, and wants no
+// datagram lost and no connection broken.
+func (l *lab) underLoad(what string, act func()) {
+	l.t.Helper()
+	type load struct {
+		from  string
+		probe *measure.Probe
+		hold  *measure.Hold
+	}
+	var loads []load
+	for _, from := range []string{cluster.Client, cluster.Remote} {
+		p, err := measure.StartProbe(l.ctx, l.c.Box(from), l.self, measure.ProbeOpts{Target: netip.AddrPortFrom(l.vip, system.Port)})
+		l.must(err)
+		h, err := measure.StartHold(l.ctx, l.c.Box(from), l.self, measure.HoldOpts{Target: netip.AddrPortFrom(l.vip, system.HoldPort)})
+		l.must(err)
+		loads = append(loads, load{from, p, h})
+	}
+	act()
+	ctx, cancel := context.WithTimeout(l.ctx, patience)
+	defer cancel()
+	for _, x := range loads {
+		l.must(x.probe.AwaitAnswers(ctx, 400)) // a turn through its source ports
+		p, err := x.probe.Stop()
+		l.must(err)
+		h, err := x.hold.Stop()
+		l.must(err)
+		l.t.Logf("%s, %s: %d of %d datagrams lost (the prober was late by up to %s), %d of %d connections broken", what, x.from, p.Lost, p.Sent, p.MaxGap.Duration(), h.Broken, h.Opened)
+		if p.Lost > 0 || h.Broken > 0 || h.Opened < h.Wanted {
+			l.t.Errorf("%s, %s: datagrams lost or connections broken: %+v %v %v", what, x.from, p.SendErrors, h.NotOpened, h.Reasons)
+		}
+	}
 }
 
 func (l *lab) eventually(what string, check func() string) {
