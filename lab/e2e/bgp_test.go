@@ -185,7 +185,7 @@ func (l *lab) bgpAttributes(t *testing.T) {
 	label("service", namespace, "tier=front")
 	want := path{MED: 7}
 	want.ASPath.String = strings.TrimSpace(strings.Repeat(fmt.Sprint(nodeAS, " "), 3))
-	want.ExtCommunity.String = fmt.Sprintf("LB:%d:250000 (2.000 Mbps)", nodeAS) // a pod, with an endpoint in each family
+	want.ExtCommunity.String = fmt.Sprintf("LB:%d:125000 (1.000 Mbps)", nodeAS) // a pod, which has an endpoint in each family
 	for _, a := range addrs {
 		l.wantHops(t, host(a), l.c.Nodes()...)
 		paths, err := l.paths(t.Context(), host(a))
