@@ -60,6 +60,7 @@ type report struct {
 	Metrics map[string]float64 // name{peer} of each
 
 	Goroutines int
+	Heap       float64 // MB that are in use, after order.Tidy
 }
 
 // order is what the child is told, a line of JSON each time. It does one thing.
@@ -119,6 +120,9 @@ func child(in io.Reader, out io.Writer) error {
 		switch {
 		case o.Tidy:
 			debug.FreeOSMemory()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			r.Heap = float64(m.HeapAlloc) / (1 << 20)
 		case o.Depart != nil:
 			speaker.Depart(*o.Depart)
 		case o.BFD != nil:

@@ -56,7 +56,7 @@ func TestSoak(t *testing.T) {
 				n.apply(base)
 				l.fib(30*time.Second, false, last)
 			}
-			n.command(order{Tidy: true})
+			heap := n.command(order{Tidy: true}).Heap
 			rss, goroutines := n.rss("VmRSS"), n.apply(base).Goroutines
 			began, changes := time.Now(), 0
 			tick := time.NewTicker(every)
@@ -75,14 +75,16 @@ func TestSoak(t *testing.T) {
 			l.fib(30*time.Second, true, last)
 			n.apply(base)
 			l.fib(30*time.Second, false, last)
-			n.command(order{Tidy: true})
+			heapNow := n.command(order{Tidy: true}).Heap
 			now, there := n.rss("VmRSS"), n.apply(base).Goroutines
-			t.Logf("%d changes in %s; RSS %.1f MB, and %.1f MB before; %d goroutines, and %d before; the router says %q",
-				changes, took.Round(time.Second), now, rss, there, goroutines, since())
+			t.Logf("%d changes in %s; heap %.1f MB, and %.1f MB before; RSS %.1f MB, and %.1f MB before; %d goroutines, and %d before; the router says %q",
+				changes, took.Round(time.Second), heapNow, heap, now, rss, there, goroutines, since())
 			if got := since(); got != session {
 				t.Errorf("the router says %q of the session, and before %q", got, session)
 			}
-			if now > rss+4 || there > goroutines {
+			// What the system counts goes up and down by megabytes, more so under the race
+			// detector: only a long run tells.
+			if heapNow > heap+1 || there > goroutines || long >= time.Minute && now > rss+4 {
 				t.Error("the speaker has grown")
 			}
 			if got := n.states("r"); strings.Count(got, "Established") != 1 {
