@@ -193,6 +193,7 @@ func (m *migration) objects(t *testing.T) map[string]string {
 
 func (m *migration) wantSame(t *testing.T, when string, before map[string]string) {
 	t.Helper()
+	must(t, m.asking.AwaitRequests(t.Context(), 2*migrated)) // so that each address was asked for since the last mark
 	must(t, m.asking.Mark(when))
 	for _, h := range m.held {
 		must(t, h.Mark(when))
