@@ -131,28 +131,36 @@ func (a *admission) nodes(ctx context.Context) ([]lb.Node, error) {
 func write(objs *config.Objects, kind string, raw []byte) error {
 	switch kind {
 	case config.KindIPAddressPool:
-		return writeTo(&objs.Pools, raw, convertPool, func(o *config.IPAddressPool) string { return o.Name })
+		return writeTo(&objs.Pools, raw, convertPool, func(o *config.IPAddressPool) *config.Meta { return &o.Meta })
 	case config.KindL2Advertisement:
-		return writeTo(&objs.L2, raw, convertL2Advertisement, func(o *config.L2Advertisement) string { return o.Name })
+		return writeTo(&objs.L2, raw, convertL2Advertisement, func(o *config.L2Advertisement) *config.Meta { return &o.Meta })
 	case config.KindBGPAdvertisement:
-		return writeTo(&objs.BGP, raw, convertBGPAdvertisement, func(o *config.BGPAdvertisement) string { return o.Name })
+		return writeTo(&objs.BGP, raw, convertBGPAdvertisement, func(o *config.BGPAdvertisement) *config.Meta { return &o.Meta })
 	case config.KindBGPPeer:
-		return writeTo(&objs.Peers, raw, convertPeer, func(o *config.BGPPeer) string { return o.Name })
+		return writeTo(&objs.Peers, raw, convertPeer, func(o *config.BGPPeer) *config.Meta { return &o.Meta })
 	case config.KindBFDProfile:
-		return writeTo(&objs.BFDProfiles, raw, convertBFDProfile, func(o *config.BFDProfile) string { return o.Name })
+		return writeTo(&objs.BFDProfiles, raw, convertBFDProfile, func(o *config.BFDProfile) *config.Meta { return &o.Meta })
 	case config.KindCommunity:
-		return writeTo(&objs.Communities, raw, convertCommunity, func(o *config.CommunityList) string { return o.Name })
+		return writeTo(&objs.Communities, raw, convertCommunity, func(o *config.CommunityList) *config.Meta { return &o.Meta })
 	}
 	return fmt.Errorf("this kind is not judged here")
 }
 
-func writeTo[O, T any](list *[]T, raw []byte, convert func(*O) T, name func(*T) string) error {
+func writeTo[O, T any](list *[]T, raw []byte, convert func(*O) T, meta func(*T) *config.Meta) error {
 	var o O
 	if err := json.Unmarshal(raw, &o); err != nil {
 		return err
 	}
 	is := convert(&o)
-	others := slices.DeleteFunc(slices.Clone(*list), func(x T) bool { return name(&x) == name(&is) })
+	me := meta(&is)
+	others := slices.DeleteFunc(slices.Clone(*list), func(x T) bool { return meta(&x).Name == me.Name })
+	if len(others) == len(*list) { // it is being created: of those of one second it is the youngest
+		for i := range others {
+			if at := meta(&others[i]).Created; !me.Created.After(at) {
+				me.Created = at.Add(1)
+			}
+		}
+	}
 	*list = append(others, is)
 	return nil
 }

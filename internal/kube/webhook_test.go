@@ -149,7 +149,7 @@ func TestWebhookRefuses(t *testing.T) {
 		{kind: "BGPAdvertisement", spec: "{aggregationLength: 26}", update: "{localPref: 100}", want: "invalid aggregation length 26"},
 		{kind: "BGPAdvertisement", spec: "{aggregationLengthV6: 129}", want: "invalid aggregation length 129 for IPv6"},
 		{kind: "BGPAdvertisement", spec: "{aggregationLength: 24, serviceSelectors: [{matchLabels: {a: b}}]}", want: "serviceSelectors and aggregationLength are mutually exclusive"},
-		{kind: "BGPAdvertisement", spec: "{localPref: 200}", want: "invalid local preference"}, // of two from the same second either is the newer
+		{kind: "BGPAdvertisement", spec: "{localPref: 200}", want: "invalid local preference 200"},
 		{kind: "BGPAdvertisement", spec: "{localPref: 100, communities: ['99999999:1']}", want: "invalid first section of community"},
 		{kind: "BGPAdvertisement", spec: "{localPref: 100, communities: ['1:1', '1:1']}", want: "duplicate definition of community"},
 		{kind: "BGPAdvertisement", spec: "{localPref: 100, peers: [x, x]}", want: "duplicate definition of peers"},
