@@ -80,7 +80,7 @@ type Writer struct {
 	feed  *Feed       // takes claims that were read directly
 	held  func() bool // whether we are the one that writes
 	queue priorityqueue.PriorityQueue[lb.Key]
-	// pauses are the queue's, between tries.
+	// pauses are those between tries, which grow.
 	pauses workqueue.TypedRateLimiter[lb.Key]
 
 	mu      sync.Mutex
@@ -111,11 +111,10 @@ type job struct {
 // Writer returns a writer of Services' status. Run it once. It gives nothing unless
 // held reports that it is for us to give.
 func (c *Cluster) Writer(f *Feed, held func() bool) *Writer {
-	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[lb.Key](firstRetry, lastRetry)
 	return &Writer{
 		c: c, feed: f, held: held, want: map[lb.Key]wanted{}, release: map[lb.Key]map[claimOf]uint64{},
-		queue:  priorityqueue.New("service-status", func(o *priorityqueue.Opts[lb.Key]) { o.RateLimiter = limiter }),
-		pauses: limiter,
+		queue:  priorityqueue.New[lb.Key]("service-status"),
+		pauses: workqueue.NewTypedItemExponentialFailureRateLimiter[lb.Key](firstRetry, lastRetry),
 	}
 }
 
@@ -190,7 +189,7 @@ func (w *Writer) work(ctx context.Context) {
 		var taken *takenError
 		switch {
 		case err == nil:
-			w.queue.Forget(key)
+			w.pauses.Forget(key)
 			w.forget(key, j)
 		case ctx.Err() != nil:
 		case apierrors.IsConflict(err): // somebody writes it all the time
@@ -199,7 +198,7 @@ func (w *Writer) work(ctx context.Context) {
 			w.queue.AddWithOpts(priorityqueue.AddOpts{After: min(w.pauses.When(key), lastNotYet), Priority: &priority}, key)
 		default:
 			w.c.opts.Log.Warn("write service status", "service", key.String(), "err", err)
-			w.queue.AddWithOpts(priorityqueue.AddOpts{RateLimited: true, Priority: &priority}, key)
+			w.queue.AddWithOpts(priorityqueue.AddOpts{After: w.pauses.When(key), Priority: &priority}, key)
 		}
 		w.queue.Done(key)
 	}
