@@ -240,7 +240,7 @@ func (d *Dump) convertSurroundings(c *explain.Cluster) {
 		}
 	}
 	c.Workloads = d.workloads(c.Namespace)
-	if c.Fence = explain.NotFenced; d.NoPolicies {
+	if d.NoPolicies {
 		c.Fence = explain.CannotBeFenced
 	}
 	for _, o := range latestOf(d.Policies) {

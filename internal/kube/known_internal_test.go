@@ -55,7 +55,7 @@ func FuzzParseKnown(f *testing.F) {
 	f.Add([]byte(`{"node":"n2","view":{"Nodes":{"n1":{"Facts":{"Links":[{"Addrs":["10.0.0.1/24"]}]}}}},"claims":{"10.0.0.9":[{},{}]}}`))
 	f.Add([]byte(`null`))
 	key := lb.Key{Namespace: "a", Name: "b"}
-	svc := plan.Service{Service: lb.Service{Key: key, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}, Endpoints: []lb.Endpoint{{Node: "n1", Family: lb.IPv4, Serving: true}}}
+	svc := plan.Service{Service: lb.Service{Key: key, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}, Endpoints: []lb.Endpoint{{Node: "n1", Serving: true}}}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		k, err := parseKnown(text)
 		if err != nil {

@@ -65,3 +65,33 @@ failureThreshold: {{ .failureThreshold }}
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{- define "barelb.readerRules" -}}
+# Without services and nodes there is nothing to say.
+- apiGroups: [""]
+  resources: [services, nodes, namespaces, pods, events]
+  verbs: [get, list]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list]
+- apiGroups: [metallb.io, barelb.io]
+  resources: ["*"]
+  verbs: [get, list]
+# What the doctor looks at.
+- apiGroups: [apps]
+  resources: [daemonsets, deployments]
+  verbs: [list]
+- apiGroups: [networking.k8s.io]
+  resources: [servicecidrs]
+  verbs: [list]
+- apiGroups: [admissionregistration.k8s.io]
+  resources: [validatingadmissionpolicybindings]
+  verbs: [list]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [list]
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [kube-proxy]
+  verbs: [get]
+{{- end }}

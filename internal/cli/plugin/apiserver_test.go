@@ -259,19 +259,7 @@ func TestLive(t *testing.T) {
 	if f := found["speakers' limits"]; f.Reason != explain.SpeakersNotFenced {
 		t.Errorf("without an admission policy: %+v", f)
 	}
-	policy, err := os.ReadFile("../../../deploy/manifests/admission.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for doc := range strings.SplitSeq(string(policy), "\n---") {
-		u := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal([]byte(doc), u); err != nil {
-			t.Fatal(err)
-		}
-		if u.GetKind() != "" {
-			l.create(u)
-		}
-	}
+	l.manifest("../../../deploy/manifests/admission.yaml")
 	for _, f := range doctor(t, config) {
 		if f.Check == "speakers' limits" && f.Level != explain.OK {
 			t.Errorf("with deploy/manifests/admission.yaml: %+v", f)

@@ -94,12 +94,11 @@ type Cluster struct {
 // Fence says whether the API server holds a speaker to its own node.
 type Fence int
 
-// The values of Fence. The zero value is for a cluster whose policies were not read.
+// The values of Fence.
 const (
-	FenceUnknown   Fence = iota
-	Fenced               // by a ValidatingAdmissionPolicy
-	NotFenced            // there is no such policy in force
-	CannotBeFenced       // the API server has no such policies
+	NotFenced      Fence = iota // there is no ValidatingAdmissionPolicy in force that does
+	Fenced                      // by such a policy
+	CannotBeFenced              // the API server has no such policies
 )
 
 // Flags are those of the processes that have a part in what they decide.

@@ -70,16 +70,14 @@ func (w *World) fence() []Finding {
 	case Fenced:
 		return []Finding{ok(check, "the API server holds each speaker to the status objects of its own node")}
 	case NotFenced:
-		return []Finding{warning(check, SpeakersNotFenced, "no ValidatingAdmissionPolicy is in force for speakers: whoever has the token of one can write what any node says").
-			remedy("kubectl apply -f deploy/manifests/admission.yaml, or admissionPolicy.enabled of the chart")}
 	case CannotBeFenced:
 		return []Finding{{
 			Level: Info, Check: check, Reason: SpeakersNotFenced, What: "this API server has no ValidatingAdmissionPolicies: whoever has the token of one speaker can write what any node says",
 			Remedy: "upgrade Kubernetes to 1.30 or later",
 		}}
-	case FenceUnknown:
 	}
-	return []Finding{{Level: NotChecked, Check: check, What: "not checked: policies were not read"}}
+	return []Finding{warning(check, SpeakersNotFenced, "no ValidatingAdmissionPolicy is in force for speakers: whoever has the token of one can write what any node says").
+		remedy("kubectl apply -f deploy/manifests/admission.yaml, or admissionPolicy.enabled of the chart")}
 }
 
 func (w *World) checkConfiguration() []Finding {
