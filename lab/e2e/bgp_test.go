@@ -50,6 +50,15 @@ func advertise(t *testing.T, l *lab, name string, addresses []string, more ...st
 	l.apply(t, pool(name, addresses), object("BGPAdvertisement", name, append([]string{"ipAddressPools: [" + name + "]"}, more...)...))
 }
 
+// everywhere makes a Service with the one address of a pool, which every node announces.
+func (l *lab) everywhere(t *testing.T, name, addresses string) netip.Addr {
+	t.Helper()
+	advertise(t, l, name, []string{addresses})
+	addr := l.serve(t, system.Service{Name: name}, name)
+	l.wantHops(t, host(addr), l.c.Nodes()...)
+	return addr
+}
+
 // bgpNextHops wants every node as a next hop, of both families, as long as the
 // Service lives; and that Services that come and go leave the sessions alone.
 func (l *lab) bgpNextHops(t *testing.T) {
@@ -132,9 +141,7 @@ func (l *lab) bgpNodeSelectors(t *testing.T) {
 
 // bgpNodeState wants nodes left out that their administrator or network takes out.
 func (l *lab) bgpNodeState(t *testing.T) {
-	advertise(t, l, "bgpstate", []string{"198.51.100.33/32"})
-	addr := l.serve(t, system.Service{Name: "bgpstate"}, "bgpstate")
-	l.wantHops(t, host(addr), l.c.Nodes()...)
+	addr := l.everywhere(t, "bgpstate", "198.51.100.33/32")
 	l.changeNode(t, "node1", exclude, include)
 	l.wantHops(t, host(addr), "node2", "node3")
 	l.changeNode(t, "node2", unavailable, available, "status")
@@ -147,9 +154,7 @@ func (l *lab) bgpNodeState(t *testing.T) {
 // bgpProxy has the kube-proxy of a node say that the node is to take no traffic any more,
 // as it does once the cluster autoscaler is about to delete the node.
 func (l *lab) bgpProxy(t *testing.T) {
-	advertise(t, l, "bgpproxy", []string{"198.51.100.45/32"})
-	addr := l.serve(t, system.Service{Name: "bgpproxy"}, "bgpproxy")
-	l.wantHops(t, host(addr), l.c.Nodes()...)
+	addr := l.everywhere(t, "bgpproxy", "198.51.100.45/32")
 	l.changeNode(t, "node1", doomed, spared)
 	l.wantHops(t, host(addr), "node2", "node3")
 	must(t, l.patchNode(t.Context(), "node1", spared))
@@ -247,9 +252,7 @@ func (l *lab) bgpTwoRouters(t *testing.T) {
 
 // bgpStop wants a speaker that ends as in an upgrade to withdraw its node, and no other.
 func (l *lab) bgpStop(t *testing.T) {
-	advertise(t, l, "bgpstop", []string{"198.51.100.40/32"})
-	addr := l.serve(t, system.Service{Name: "bgpstop"}, "bgpstop")
-	l.wantHops(t, host(addr), l.c.Nodes()...)
+	addr := l.everywhere(t, "bgpstop", "198.51.100.40/32")
 	p := l.probe(t, cluster.Remote, addr)
 	w, err := measure.StartWatchRoute(t.Context(), l.c.Box(cluster.Router1), l.self, measure.RouteWatchOpts{Prefix: host(addr)})
 	must(t, err)
@@ -278,9 +281,7 @@ func (l *lab) bgpStop(t *testing.T) {
 }
 
 func (l *lab) bgpKill(t *testing.T) {
-	advertise(t, l, "bgpkill", []string{"198.51.100.41/32"})
-	addr := l.serve(t, system.Service{Name: "bgpkill"}, "bgpkill")
-	l.wantHops(t, host(addr), l.c.Nodes()...)
+	addr := l.everywhere(t, "bgpkill", "198.51.100.41/32")
 	l.killSpeaker(t, "node2")
 	l.wantHops(t, host(addr), l.without("node2")...) // its kernel closes the session
 	l.startSpeaker(t, "node2")

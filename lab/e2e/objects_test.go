@@ -196,9 +196,9 @@ const (
 	exclude     = `{"metadata":{"labels":{"node.kubernetes.io/exclude-from-external-load-balancers":""}}}`
 	include     = `{"metadata":{"labels":{"node.kubernetes.io/exclude-from-external-load-balancers":null}}}`
 	unavailable = `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True","reason":"Test"}]}}`
+	available   = `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False","reason":"Test"}]}}`
 	doomed      = `{"spec":{"taints":[{"key":"ToBeDeletedByClusterAutoscaler","effect":"NoSchedule"}]}}`
 	spared      = `{"spec":{"taints":null}}`
-	available   = `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False","reason":"Test"}]}}`
 )
 
 // gone drops the error that says that there is nothing to delete.

@@ -99,11 +99,12 @@ func (b *bench) rolling(ctx context.Context) error {
 	updated := false
 	return b.interrupt(ctx, "all speakers replaced, one after the other", "", func(ctx context.Context) error {
 		updated = !updated
+		var command []string // of the former version, as everywhere
+		if updated {
+			command = strings.Fields(b.o.next)
+		}
 		for _, node := range b.c.Nodes() {
-			b.sys.SetSpeakerCommand(node)
-			if updated {
-				b.sys.SetSpeakerCommand(node, strings.Fields(b.o.next)...)
-			}
+			b.sys.SetSpeakerCommand(node, command...)
 			if err := errors.Join(b.sys.UpgradeSpeaker(ctx, node, b.o.pause), b.settled(ctx)); err != nil {
 				return err
 			}
