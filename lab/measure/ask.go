@@ -268,8 +268,9 @@ func (a *asker) status() AskStatus {
 	return s
 }
 
-// sameRequest is how much later than another's an answer may come to the same request.
-const sameRequest = 100 * time.Millisecond
+// overlap is for how long the former sender of an address may go on beside the one who
+// takes it.
+const overlap = time.Second
 
 // takings follow, address by address, who answers: whether somebody has since the last
 // mark, whether it is somebody else than before it, and whether with another MAC.
@@ -298,8 +299,8 @@ func (t *takings) note(h Heard) bool {
 	if first {
 		t.taken[i], t.takenAt[i] = true, h.At
 	}
-	if t.taken[i] && h.From == t.before[i] && h.At-t.takenAt[i] < sameRequest {
-		return false // both have answered one request, and it was the slower
+	if t.taken[i] && h.From == t.before[i] && h.At-t.takenAt[i] < overlap {
+		return false // it goes on for a moment, and has lost the address nevertheless
 	}
 	t.now[i], t.mac[i] = h.From, h.MAC
 	return first

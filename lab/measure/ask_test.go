@@ -185,9 +185,9 @@ func TestForgetNeigh(t *testing.T) {
 	}
 }
 
-// While an address moves, both may answer one request. The slower answer of the former
-// sender does not make the address his again: what he takes later counts as taken.
-func TestSlowerAnswerOfTheFormerSender(t *testing.T) {
+// While an address moves, both may speak for it. A later frame of the former sender does
+// not make the address his again: what he takes after that counts as taken.
+func TestFormerSenderThatGoesOn(t *testing.T) {
 	t.Parallel()
 	const a, b = "02:00:00:00:00:01", "02:00:00:00:00:02"
 	heard := func(at int, from string) measure.Heard {
