@@ -163,6 +163,7 @@ func (b *Book) take(in Input, addr netip.Addr, w Want) *tenure {
 	var last []string // those of the latest term
 	for _, c := range in.Claims(addr) {
 		switch {
+		case c.Node != b.opts.Node && starting(in.View, c.Node): // the plan does not know it yet: it is not outbid
 		case c.Term > t.term || len(last) == 0:
 			t.term, last = c.Term, []string{c.Node}
 		case c.Term == t.term:
@@ -192,11 +193,21 @@ func (t *tenure) linger(until time.Time, with string) {
 // once, for who claims something serves.
 func (b *Book) rival(in Input, addr netip.Addr) (node string, term uint32) {
 	for _, c := range in.Claims(addr) {
-		if c.Node != b.opts.Node && forwards(in.View, c.Node, addr) && in.View.Nodes[c.Node].Facts.Phase != liveness.Starting && (node == "" || c.Term > term) {
+		if c.Node != b.opts.Node && forwards(in.View, c.Node, addr) && !starting(in.View, c.Node) && (node == "" || c.Term > term) {
 			node, term = c.Node, c.Term
 		}
 	}
 	return node, term
+}
+
+// starting reports whether a node's speaker has no plan yet, as far as is known. What it
+// is said to claim was its forerunner's, or else the news that it serves is on the way.
+func starting(view *liveness.View, node string) bool {
+	if view == nil {
+		return false
+	}
+	facts := view.Nodes[node].Facts
+	return facts != nil && facts.Phase == liveness.Starting
 }
 
 // forwardsFor reports whether those who use the former owner of an address can go on

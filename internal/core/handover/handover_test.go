@@ -345,6 +345,21 @@ func TestClaimOfOneThatStarts(t *testing.T) {
 	s.is(t, "the plan is for it", lb.Yield, lb.TellAtOnce, 0)
 }
 
+// TestClaimOfOneThatStartsIsNotOutbid: its claim is known before the news that it serves.
+// Who takes the address by a plan that does not know does not take it for good.
+func TestClaimOfOneThatStartsIsNotOutbid(t *testing.T) {
+	s := newScene()
+	s.view.Nodes["b"].Facts.Phase = liveness.Starting
+	s.claims = []liveness.Claimant{{Node: "b", Term: 1 << 16}}
+	s.mine()
+	s.step(0)
+	s.is(t, "taken", lb.Own, lb.TellAtOnce, 1)
+	s.view = living("a", "b", "c")
+	s.others("b")
+	s.step(ms)
+	s.is(t, "the plan is for it", lb.Yield, lb.TellAtOnce, 0)
+}
+
 // TestAddressIsNeverWithoutAnswer moves an address among three nodes whose claims take a
 // while to be heard: whoever asks everybody is answered at every moment, and in the end
 // by exactly one.
