@@ -24,6 +24,7 @@ func TestAPIServerAway(t *testing.T) {
 	route := l.serve(t, system.Service{Name: "away-bgp"}, "away-bgp")
 	first := l.owner(t, arp)
 	l.endpointsOn(t, "away-l2", l.without(first)...) // the outage of a pod is not that of the address
+	l.balanced(t, []netip.Addr{arp}, l.without(first)...)
 	l.wantHops(t, host(route), l.c.Nodes()...)
 
 	t.Run("hangs", func(t *testing.T) {

@@ -292,6 +292,7 @@ func (l *lab) bgpCut(t *testing.T) {
 	advertise(t, l, "bgpcut", []string{"198.51.100.42/32"})
 	addr := l.serve(t, system.Service{Name: "bgpcut"}, "bgpcut")
 	l.endpointsOn(t, "bgpcut", "node1", "node2")
+	l.balanced(t, []netip.Addr{addr}, "node1", "node2")
 	l.wantHops(t, host(addr), l.c.Nodes()...)
 	p := l.probe(t, cluster.Remote, addr)
 	must(t, l.c.Cut("node3"))

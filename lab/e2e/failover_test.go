@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -28,8 +29,9 @@ func TestLayer2Failover(t *testing.T) {
 	t.Run("speaker replaced", o.replace)
 	t.Run("condition NetworkUnavailable", o.unavailable)
 	t.Run("two of three cut", func(t *testing.T) {
-		second := l.without(o.first)[0]
-		l.endpointsOn(t, o.name, l.without(o.first)[1:]...)
+		second, third := l.without(o.first)[0], l.without(o.first)[1]
+		l.endpointsOn(t, o.name, third)
+		l.balanced(t, []netip.Addr{o.addr, o.addr6}, third)
 		o.cut(t, o.first, second)
 	})
 }
@@ -43,6 +45,7 @@ func (o owned) cut(t *testing.T, nodes ...string) {
 	l, addr, addr6 := o.l, o.addr, o.addr6
 	p := l.probe(t, cluster.Client, addr)
 	p6 := l.probe(t, cluster.Remote, addr6)
+	l.steady(t, p) // still
 	must(t, p.Mark("cut"))
 	must(t, p6.Mark("cut"))
 	for _, n := range nodes {
@@ -69,7 +72,7 @@ func (o owned) cut(t *testing.T, nodes ...string) {
 		must(t, err)
 		t.Logf("%s from %s: %d lost within %s; the prober itself was late by up to %s", r.Target, from, m.Lost, m.LongestDisturbance.Duration(), m.MaxGap.Duration())
 		if m.OpenEnd || m.LongestDisturbance.Duration() > failover {
-			t.Errorf("%s from %s: away for %s, want %s at most", r.Target, from, m.LongestDisturbance.Duration(), failover)
+			t.Errorf("%s from %s: away for %s, want %s at most; outages: %+v; answered by %+v", r.Target, from, m.LongestDisturbance.Duration(), failover, r.Outages, r.Backends)
 		}
 		m, err = r.After("restored")
 		must(t, err)

@@ -83,18 +83,20 @@ func (l *lab) reachable(t *testing.T, addrs ...netip.Addr) {
 	for _, from := range []string{cluster.Client, cluster.Remote} {
 		for _, addr := range addrs {
 			eventually(t, "flows from "+from+" to "+addr.String(), func() error {
-				return l.flows(t.Context(), from, measure.FlowsOpts{Target: netip.AddrPortFrom(addr, system.Port), Count: 30, Timeout: 2 * time.Second})
+				_, err := l.flows(t.Context(), from, netip.AddrPortFrom(addr, system.Port))
+				return err
 			})
 		}
 	}
 }
 
-func (l *lab) flows(ctx context.Context, from string, opts measure.FlowsOpts) error {
-	r, err := measure.RunFlows(ctx, l.c.Box(from), l.self, opts)
+// flows opens a few connections from a host, and wants each of them answered.
+func (l *lab) flows(ctx context.Context, from string, to netip.AddrPort) (measure.FlowsReport, error) {
+	r, err := measure.RunFlows(ctx, l.c.Box(from), l.self, measure.FlowsOpts{Target: to, Count: 30, Timeout: 2 * time.Second})
 	if err == nil && r.Failed > 0 {
 		err = fmt.Errorf("%d of %d failed: %v", r.Failed, r.Flows, r.Failures)
 	}
-	return err
+	return r, err
 }
 
 // probe sends a datagram every few milliseconds from a host to an address, and

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/barelb/barelb/lab/measure"
 	"github.com/barelb/barelb/lab/system"
 )
 
@@ -89,6 +91,27 @@ func (l *lab) endpointsOn(t *testing.T, service string, nodes ...string) {
 		}
 		_, err := slicesOf.Update(t.Context(), o, metav1.UpdateOptions{})
 		must(t, err)
+	}
+}
+
+// balanced waits until the kube-proxy of every node sends what is for these addresses
+// to pods of these nodes alone. When an outage begins, the one that takes over must
+// not have yet to learn which pods there are: kube-proxy takes up to seconds for that.
+func (l *lab) balanced(t *testing.T, addrs []netip.Addr, nodes ...string) {
+	t.Helper()
+	for _, proxy := range l.c.Nodes() {
+		for _, addr := range addrs {
+			eventually(t, "flows from "+proxy+" to pods of "+strings.Join(nodes, ", "), func() error {
+				r, err := l.flows(t.Context(), proxy, netip.AddrPortFrom(addr, system.Port))
+				if err != nil {
+					return err
+				}
+				if i := slices.IndexFunc(r.Nodes, func(s measure.Share) bool { return !slices.Contains(nodes, s.Name) }); i >= 0 {
+					err = fmt.Errorf("%d of %d were answered by a pod of %s", r.Nodes[i].Count, r.Flows, r.Nodes[i].Name)
+				}
+				return err
+			})
+		}
 	}
 }
 

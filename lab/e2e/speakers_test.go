@@ -197,6 +197,7 @@ func (l *lab) rivals(t *testing.T, name string, addresses []string, adv ...strin
 	o := owned{l: l, name: name, addr: addrs[0], addr6: addrs[len(addrs)-1], first: l.owner(t, addrs[0])}
 	// The outage of a pod is not that of the address: the owner has none.
 	l.endpointsOn(t, name, l.without(o.first)...)
+	l.balanced(t, addrs, l.without(o.first)...)
 	l.reachable(t, addrs...)
 	return o
 }
