@@ -130,8 +130,10 @@ func (s *Speaker) applyL2(ctx context.Context, desired plan.Desired) error {
 		s.Announced.takeover.Observe(time.Since(s.seenAt).Seconds())
 	}
 	if s.Members != nil && s.joined {
-		s.Members.SetPhase(s.phase) // first: who claims something before it serves is outbid
+		// With the news that this speaker serves ends what its forerunner claimed. Were that
+		// first, others would find an address that nobody claims, and take it.
 		s.claim(out.Claims)
+		s.Members.SetPhase(s.phase)
 	}
 	return err
 }

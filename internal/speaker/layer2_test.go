@@ -130,8 +130,8 @@ func TestRestart(t *testing.T) {
 			state: 0 problems
 			# both are there
 			apply layer2: 192.0.2.2 (resumes)
-			apply phase: serving
 			claims 192.0.2.2, term 4
+			apply phase: serving
 			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
 			apply phase: restarting
 			told: node2
@@ -205,8 +205,8 @@ func TestLeave(t *testing.T) {
 			state: 0 problems
 			# both are there
 			apply layer2: 192.0.2.2
-			apply phase: serving
 			claims 192.0.2.2, term 1
+			apply phase: serving
 			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
 			apply phase: leaving
 			# node2 takes it
@@ -243,8 +243,8 @@ func TestForeignClaim(t *testing.T) {
 			state: 0 problems
 			# both are there
 			apply layer2: 192.0.2.2
-			apply phase: serving
 			claims 192.0.2.2, term 1
+			apply phase: serving
 			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
 			# node2 says that it has it
 			# a stranger does

@@ -160,10 +160,14 @@ func (b *Book) own(in Input, addr netip.Addr, w Want) {
 // take begins to own an address.
 func (b *Book) take(in Input, addr netip.Addr, w Want) *tenure {
 	t := &tenure{want: w, role: lb.Own}
-	var last []string // those of the latest term
+	var last []string             // those of the latest term
+	var starter liveness.Claimant // the latest that the plan does not know yet: it is not outbid
 	for _, c := range in.Claims(addr) {
 		switch {
-		case c.Node != b.opts.Node && starting(in.View, c.Node): // the plan does not know it yet: it is not outbid
+		case c.Node != b.opts.Node && starting(in.View, c.Node):
+			if starter.Node == "" || c.Term > starter.Term {
+				starter = c
+			}
 		case c.Term > t.term || len(last) == 0:
 			t.term, last = c.Term, []string{c.Node}
 		case c.Term == t.term:
@@ -175,7 +179,11 @@ func (b *Book) take(in Input, addr netip.Addr, w Want) *tenure {
 		t.term++
 	}
 	switch {
-	case w.Plain || len(last) == 0:
+	case w.Plain:
+	case starter.Node != "" && starter.Term >= t.term && b.forwardsFor(in, starter.Node, addr):
+		// Once it serves, the plan may well be for it, and nobody has learned of us.
+		t.linger(in.Now.Add(b.opts.Drain), starter.Node)
+	case len(last) == 0:
 	case ours && len(last) == 1:
 		t.tell = lb.TellSlowly // we had it before: everybody knows
 	case !slices.ContainsFunc(last, func(n string) bool { return n != b.opts.Node && !b.forwardsFor(in, n, addr) }):

@@ -353,11 +353,24 @@ func TestClaimOfOneThatStartsIsNotOutbid(t *testing.T) {
 	s.claims = []liveness.Claimant{{Node: "b", Term: 1 << 16}}
 	s.mine()
 	s.step(0)
-	s.is(t, "taken", lb.Own, lb.TellAtOnce, 1)
+	s.is(t, "taken, and nobody told", lb.Own, lb.TellNever, 1)
 	s.view = living("a", "b", "c")
 	s.others("b")
 	s.step(ms)
 	s.is(t, "the plan is for it", lb.Yield, lb.TellAtOnce, 0)
+}
+
+// TestOneThatStartsAndDiesIsNotWaitedFor: nobody can go on using it.
+func TestOneThatStartsAndDiesIsNotWaitedFor(t *testing.T) {
+	s := newScene()
+	s.view.Nodes["b"].Facts.Phase = liveness.Starting
+	s.claims = []liveness.Claimant{{Node: "b", Term: 7}}
+	s.mine()
+	s.step(0)
+	s.is(t, "taken, and nobody told", lb.Own, lb.TellNever, 1)
+	s.kill("b")
+	s.step(ms)
+	s.is(t, "it is dead", lb.Own, lb.TellAtOnce, 1)
 }
 
 // TestAddressIsNeverWithoutAnswer moves an address among three nodes whose claims take a
