@@ -164,7 +164,7 @@ func (b *bench) routes(ctx context.Context) error {
 	}
 	services := b.c.Client().CoreV1().Services(namespace)
 	var first, all, gone []time.Duration
-	for i := range b.o.trials {
+	for i := range b.trials {
 		o := system.Service{Name: fmt.Sprintf("route-%d", i), Annotations: map[string]string{"metallb.io/address-pool": "route"}}
 		if err := b.sys.WriteEndpoints(ctx, namespace, o.Name); err != nil {
 			return err
@@ -210,7 +210,7 @@ func (b *bench) routes(ctx context.Context) error {
 // routerBack ends the router's daemon and starts it after the pause, again and again.
 func (b *bench) routerBack(ctx context.Context) error {
 	var sessions, hops []time.Duration
-	for range b.o.trials {
+	for range b.trials {
 		if err := errors.Join(b.spoken(ctx), b.c.StopRouter(ctx), system.Rest(ctx, b.o.pause)); err != nil {
 			return err
 		}

@@ -36,7 +36,7 @@ func (b *bench) cuts(ctx context.Context, what string, nodes ...string) error {
 		return err
 	}
 	away, back := kind{title: b.name + ": " + what}, kind{title: b.name + ": nodes return"}
-	for i := range b.o.trials {
+	for i := range b.trials {
 		if b.way != layer2 && i > 0 { // the more often BFD goes down, the longer a session waits
 			if err := errors.Join(p.mark("sessions anew"), b.speak(ctx)); err != nil {
 				p.drop()
@@ -128,7 +128,7 @@ func (b *bench) interrupt(ctx context.Context, what, back string, act, undo func
 	i := interruption{
 		act: act, undo: undo, away: kind{title: b.name + ": " + what}, again: kind{title: b.name + ": " + back}, n: tally{trials: b.o.trials},
 	}
-	for range b.o.trials {
+	for range b.trials {
 		if err := b.interruptOnce(ctx, p, asks, &i); err != nil {
 			p.drop()
 			return err
@@ -266,7 +266,7 @@ func (b *bench) planned(ctx context.Context, what string, act, undo func(context
 	}
 	away, back := kind{title: b.name + ": " + what + ", away"}, kind{title: b.name + ": " + what + ", back"}
 	there, here := tally{trials: b.o.trials}, tally{trials: b.o.trials}
-	for range b.o.trials {
+	for range b.trials {
 		err := b.move(ctx, p, away.next(), act, false, &there)
 		if err == nil {
 			err = b.move(ctx, p, back.next(), undo, true, &here)
@@ -372,7 +372,7 @@ func (b *bench) partition(ctx context.Context) error {
 		return err
 	}
 	both := []*measure.Ask{here, there}
-	for range b.o.trials {
+	for range b.trials {
 		if _, err := b.owner(ctx, b.web.list[0], b.web.first); err != nil {
 			return err
 		}
@@ -439,7 +439,7 @@ func (b *bench) nine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for range b.o.trials {
+	for range b.trials {
 		nodes := b.c.Nodes()
 		b.rng.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 		dead := nodes[:1+b.rng.IntN(4)]

@@ -210,6 +210,21 @@ func (b *bench) measure(ctx context.Context, s scenario) error {
 	return s.run(b, ctx)
 }
 
+// trials yields the number of each trial, and says now and then how far it is.
+func (b *bench) trials(yield func(int) bool) {
+	const often = 10 * time.Second
+	said := time.Now()
+	for i := range b.o.trials {
+		if time.Since(said) >= often {
+			b.say("%s: %d of %d trials done", b.name, i, b.o.trials)
+			said = time.Now()
+		}
+		if !yield(i) {
+			return
+		}
+	}
+}
+
 // bench is a cluster on which cases are measured.
 type bench struct {
 	c    *cluster.Cluster

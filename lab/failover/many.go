@@ -121,7 +121,7 @@ func (b *bench) many(ctx context.Context) error {
 	if err := a.AwaitAnswers(limit); err != nil {
 		return err
 	}
-	for range b.o.trials {
+	for range b.trials {
 		err := errors.Join(a.Mark(k.next()), b.c.Cut(owner), a.AwaitTaken(limit), a.Mark("mended"), b.c.Restore(owner), a.AwaitTaken(limit))
 		if err == nil {
 			_, err = b.owner(limit, last, owner)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +53,10 @@ type AskStatus struct {
 	// Untaken those for which nobody else has than before it.
 	Unanswered int `json:"unanswered"`
 	Untaken    int `json:"untaken"`
+	// Waits is, some time after the last mark, one of the untaken, and Last what was
+	// heard of it last.
+	Waits netip.Addr `json:"waits,omitzero"`
+	Last  []Heard    `json:"last,omitempty"`
 }
 
 // askCommand is `ask`.
@@ -262,10 +267,35 @@ func (a *asker) status() AskStatus {
 			s.Unanswered++
 		}
 		if !a.taken.isTaken(i) {
-			s.Untaken++
+			if s.Untaken++; s.Untaken == 1 && a.markedFor() > 5*time.Second {
+				s.Waits, s.Last = a.trace.Addrs[i], a.lastOf(i, 8)
+			}
 		}
 	}
 	return s
+}
+
+// markedFor returns for how long the last mark holds.
+func (a *asker) markedFor() time.Duration {
+	if len(a.trace.Marks) == 0 {
+		return 0
+	}
+	return time.Since(a.trace.Started) - a.trace.Marks[len(a.trace.Marks)-1].At
+}
+
+// lastOf returns the last n that were heard of an address.
+func (a *asker) lastOf(i, n int) []Heard {
+	var last []Heard
+	for _, h := range slices.Backward(a.trace.Heard) {
+		if h.Addr == i {
+			last = append(last, h)
+		}
+		if len(last) == n {
+			break
+		}
+	}
+	slices.Reverse(last)
+	return last
 }
 
 // overlap is for how long the former sender of an address may go on beside the one who
