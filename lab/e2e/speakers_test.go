@@ -129,8 +129,8 @@ func (l *lab) open(t *testing.T, from string, addr netip.Addr) (wantServed func(
 		t.Helper()
 		r, err := o.Stop()
 		must(t, err)
-		if r.Failed > 0 || r.Flows == 0 {
-			t.Errorf("%d of %d new connections failed: %q", r.Failed, r.Flows, r.Failures)
+		if len(r.Lost) > 0 || r.Flows == 0 {
+			t.Errorf("%d of %d new connections failed: %+v", len(r.Lost), r.Flows, r.Lost)
 		}
 	}
 }

@@ -310,18 +310,30 @@ func (b *bench) move(ctx context.Context, p *probes, mark string, act func(conte
 	}
 	flows, ferr := opening.Stop()
 	r, herr := h.Stop()
-	n.opened, n.flows, n.failed = n.opened+r.Opened, n.flows+flows.Flows, n.failed+flows.Failed
+	n.opened, n.flows = n.opened+r.Opened, n.flows+flows.Flows
+	// That clients moved is read a moment after they did, but never before this is over.
+	var stay time.Duration
+	if b.way == layer2 {
+		stay = b.o.drain
+	}
+	for _, f := range flows.Lost {
+		// A connection that was being opened when they moved was open, in part.
+		ended := f.Began.Add(f.Took.Duration())
+		under := f.Began.Before(told) && ended.Sub(began) >= stay
+		if b.say("a new connection failed, %s after %q and %s after they moved: %s", f.Began.Sub(began), mark, f.Began.Sub(told), f.Reason); under {
+			n.under++
+		} else {
+			n.failed++
+		}
+	}
 	for _, c := range r.Breaks {
-		if c.At.Before(told) {
+		if c.At.Before(told) && (stay == 0 || c.At.Sub(began) < stay) {
 			n.before++
 			b.say("a connection broke %s after %q: %s", c.After.Duration(), c.Mark, c.Reason)
 			continue
 		}
 		n.after++
 		n.last = max(n.last, c.At.Sub(began))
-	}
-	if len(flows.Failures) > 0 {
-		b.say("new connections failed: %q", flows.Failures)
 	}
 	return errors.Join(ferr, herr)
 }

@@ -26,6 +26,7 @@ import (
 type options struct {
 	trials, addresses int
 	pause, long       time.Duration
+	drain             time.Duration // of the speakers
 	seed              uint64
 	next              string // the command of speakers that take over in the case rolling
 }
@@ -155,6 +156,7 @@ func runAll(cmd *cobra.Command, stage demo.Stage, o options, cases []string, fla
 		with := stage
 		with.Speaker = strings.TrimSpace(stage.Speaker + " " + flags + " " + kind.flags)
 		o := o
+		o.drain = drainTime(with.Speaker)
 		o.next = strings.TrimSpace(cmp.Or(o.next, stage.Speaker) + " " + flags + " " + kind.flags)
 		if kind.nodes > 0 {
 			with.Nodes = kind.nodes
@@ -208,6 +210,18 @@ func (b *bench) measure(ctx context.Context, s scenario) error {
 		}
 	}
 	return s.run(b, ctx)
+}
+
+// drainTime returns for how long a planned move leaves clients with the former owner, by
+// the flags of a speaker's command.
+func drainTime(command string) time.Duration {
+	const byDefault = 10 * time.Second
+	_, value, _ := strings.Cut(command, "--drain-time")
+	value, _, _ = strings.Cut(strings.TrimLeft(value, "= "), " ")
+	if d, err := time.ParseDuration(value); err == nil {
+		return d
+	}
+	return byDefault
 }
 
 // trials yields the number of each trial, and says now and then how far it is.

@@ -88,14 +88,14 @@ func (t *tables) rtt(what string, m measure.AskMark) {
 // tally counts what became of connections over the trials of a case.
 type tally struct {
 	trials, opened, before, after int
-	flows, failed                 int
+	flows, under, failed          int // new connections; of those that failed, what was being opened at the move
 	last                          time.Duration
 }
 
 func (t *tables) connections(what string, n tally) {
-	t.conns.title = "Open connections (10 requests/s on each) and new ones. \"Moved\" is when clients are told of another MAC, or the router's kernel has another next hop."
-	t.conns.head = []string{"case", "trials", "open connections", "broken before they moved", "broken after", "the last, after", "new connections", "failed"}
-	t.conns.add(what, fmt.Sprint(n.trials), fmt.Sprint(n.opened), fmt.Sprint(n.before), fmt.Sprint(n.after), n.last.Round(time.Millisecond).String(), fmt.Sprint(n.flows), fmt.Sprint(n.failed))
+	t.conns.title = "Open connections (10 requests/s on each) and new ones. They move when clients are told of another MAC, or the router's kernel has another next hop: when the drain time is over."
+	t.conns.head = []string{"case", "trials", "open connections", "broken before they moved", "broken after", "the last, after", "new connections", "failed", "and while opened as they moved"}
+	t.conns.add(what, fmt.Sprint(n.trials), fmt.Sprint(n.opened), fmt.Sprint(n.before), fmt.Sprint(n.after), n.last.Round(time.Millisecond).String(), fmt.Sprint(n.flows), fmt.Sprint(n.failed), fmt.Sprint(n.under))
 }
 
 // route adds how soon a router followed.

@@ -298,8 +298,8 @@ func (a *asker) lastOf(i, n int) []Heard {
 	return last
 }
 
-// overlap is for how long the former sender of an address may go on beside the one who
-// takes it.
+// overlap is for how long the former sender of an address may go on to answer beside the
+// one who takes it. What it tells unasked, be it queued for longer, says nothing.
 const overlap = time.Second
 
 // takings follow, address by address, who answers: whether somebody has since the last
@@ -329,7 +329,7 @@ func (t *takings) note(h Heard) bool {
 	if first {
 		t.taken[i], t.takenAt[i] = true, h.At
 	}
-	if t.taken[i] && h.From == t.before[i] && h.At-t.takenAt[i] < overlap {
+	if t.taken[i] && h.From == t.before[i] && (!h.Asked || h.At-t.takenAt[i] < overlap) {
 		return false // it goes on for a moment, and has lost the address nevertheless
 	}
 	t.now[i], t.mac[i] = h.From, h.MAC

@@ -63,14 +63,23 @@ type FlowsReport struct {
 	Served   int            `json:"served"`
 	Failed   int            `json:"failed"`
 	Failures []Share        `json:"failures,omitempty"` // by reason
+	Lost     []LostFlow     `json:"lost,omitempty"`     // those that failed, in the order in which they ended
 	Nodes    []Share        `json:"nodes"`              // of the pods that answered; not where flows came in
 	Pods     []Share        `json:"pods"`
 	Took     Quantiles      `json:"took"` // from first packet to whole answer, served flows
 }
 
+// LostFlow is a flow that failed.
+type LostFlow struct {
+	Began  time.Time `json:"began"`
+	Took   Millis    `json:"took_ms"`
+	Reason string    `json:"reason"`
+}
+
 // flow is the outcome of one flow.
 type flow struct {
 	answer string
+	began  time.Time
 	took   time.Duration
 	err    error
 }
@@ -136,7 +145,7 @@ func openFlow(ctx context.Context, opts FlowsOpts, ports *sourcePorts) flow {
 	start := time.Now()
 	c, err := dialFrom(ctx, opts.Proto, opts.Target, ports)
 	if err != nil {
-		return flow{err: err}
+		return flow{began: start, took: time.Since(start), err: err}
 	}
 	defer func() { _ = c.Close() }()
 	if deadline, ok := ctx.Deadline(); ok {
@@ -148,7 +157,7 @@ func openFlow(ctx context.Context, opts FlowsOpts, ports *sourcePorts) flow {
 	} else {
 		answer, err = askHTTP(ctx, c, opts)
 	}
-	return flow{answer: answer, took: time.Since(start), err: err}
+	return flow{answer: answer, began: start, took: time.Since(start), err: err}
 }
 
 func askDatagram(c net.Conn) (string, error) {
@@ -192,6 +201,7 @@ func summariseFlows(opts FlowsOpts, flows []flow) FlowsReport {
 		if f.err != nil {
 			r.Failed++
 			failures[flowReason(f.err)]++
+			r.Lost = append(r.Lost, LostFlow{Began: f.began, Took: ToMillis(f.took), Reason: flowReason(f.err)})
 			continue
 		}
 		r.Served++

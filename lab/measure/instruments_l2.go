@@ -136,9 +136,8 @@ type Opening struct {
 
 // OpeningReport counts the flows that were opened.
 type OpeningReport struct {
-	Flows    int
-	Failed   int
-	Failures []string // why, and how many in a batch
+	Flows int
+	Lost  []LostFlow
 }
 
 // StartOpening opens flows from the host of r at opts.Interval, in batches of opts.Count,
@@ -156,10 +155,7 @@ func StartOpening(ctx context.Context, r Runner, self string, opts FlowsOpts) *O
 			var batch FlowsReport
 			batch, o.err = RunFlows(run, r, self, opts) // to its end: who is cut off fails
 			o.report.Flows += batch.Flows
-			o.report.Failed += batch.Failed
-			for _, f := range batch.Failures {
-				o.report.Failures = append(o.report.Failures, fmt.Sprintf("%d: %s", f.Count, f.Name))
-			}
+			o.report.Lost = append(o.report.Lost, batch.Lost...)
 			begin()
 		}
 	}()

@@ -137,8 +137,9 @@ func TestProbeAdmitsThatItStalled(t *testing.T) {
 	must(t, err)
 	m, err := r.After("stall")
 	must(t, err)
-	if m.MaxGap < measure.ToMillis(stall) || r.Skipped < 35 || m.Outages != 0 {
-		t.Errorf("gap %v, %d slots skipped, %d outages; want a gap of %v and no outage", m.MaxGap, r.Skipped, m.Outages, stall)
+	const least = stall * 3 / 4 // for the signal is heeded when the process has a core
+	if m.MaxGap < measure.ToMillis(least) || r.Skipped < 25 || m.Outages != 0 {
+		t.Errorf("gap %v, %d slots skipped, %d outages; want a gap of %v or more and no outage", m.MaxGap, r.Skipped, m.Outages, least)
 	}
 }
 
@@ -191,6 +192,9 @@ func TestWhoHasFindsEverybody(t *testing.T) {
 			l.add("b", addrs[1])
 			ctx := deadline(t)
 			opts := measure.WhoHasOpts{Addr: netip.MustParseAddr(addrs[2]), Interval: 50 * time.Millisecond}
+			// The first time they may only just be learning that their links are up.
+			_, err := measure.WhoHas(ctx, client, self(t), opts)
+			must(t, err)
 			r, err := measure.WhoHas(ctx, client, self(t), opts)
 			must(t, err)
 			t.Logf("%+v", r)

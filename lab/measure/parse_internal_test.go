@@ -191,7 +191,10 @@ func TestSummariseFlows(t *testing.T) {
 		Failures: []Share{{"closed", 1, 12.5}, {"http status 503", 1, 12.5}, {"refused", 1, 12.5}, {"reset", 1, 12.5}, {"timeout", 1, 12.5}},
 		Nodes:    []Share{{"node1", 1, 12.5}, {"node2", 1, 12.5}, {"unidentified", 1, 12.5}},
 		Pods:     []Share{{"unidentified", 1, 12.5}, {"web-1", 1, 12.5}, {"web-2", 1, 12.5}},
-		Took:     Quantiles{Count: 3, P50: 2, P95: 4, P99: 4, Max: 4},
+		Lost: []LostFlow{
+			{Reason: "refused"}, {Reason: "closed"}, {Reason: "http status 503"}, {Reason: "timeout"}, {Reason: "reset"},
+		},
+		Took: Quantiles{Count: 3, P50: 2, P95: 4, P99: 4, Max: 4},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
