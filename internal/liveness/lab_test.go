@@ -216,7 +216,11 @@ func newLab(t *testing.T, n int, prefix string, cfg labSpeaker) *lab {
 		l.ip(node, fmt.Sprintf("link add eth0 address 02:00:00:00:00:%02x type veth peer name to-%s netns %ssw", i+1, node, l.prefix))
 		l.ip("sw", "link set to-"+node+" master sw0 up")
 		l.ip(node, "link set eth0 up")
-		l.ip(node, fmt.Sprintf("addr add %s/%d dev eth0", addr, base.Bits()))
+		command := fmt.Sprintf("addr add %s/%d dev eth0", addr, base.Bits())
+		if addr.Is6() {
+			command += " nodad" // else it is tentative until the kernel gets round to it
+		}
+		l.ip(node, command)
 	}
 	for _, node := range l.names() {
 		l.start(node)

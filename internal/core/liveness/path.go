@@ -175,7 +175,7 @@ func (m *Machine) answer(e Answer) {
 	if !e.At.After(p.answered) {
 		return
 	}
-	p.answered = e.At
+	p.answered, p.att.heard, p.att.doubts, p.att.rejecter = e.At, true, 0, nil
 	p.link.answer = later(p.link.answer, e.At)
 	p.answers++
 	if p.att.dead() {
@@ -281,10 +281,8 @@ func (m *Machine) runCheck(p *path) {
 	}
 	p.check = nil
 	m.ringMoved = m.ringMoved || !p.watched
-	if p.link.state == connected {
-		for _, to := range c.askers {
-			m.send(to, Message{Kind: Opinion, Node: p.att.node.name, Segment: p.att.primary, Epoch: p.att.epoch})
-		}
+	if p.link.state == connected && len(c.askers) > 0 {
+		m.deny(p.att, c.askers...)
 	}
 	if p.suspicion != nil {
 		p.suspicion.checked = true

@@ -372,6 +372,16 @@ func TestEpochs(t *testing.T) {
 	}
 }
 
+// once has a node answer one probe alone, and others all.
+func once(node string) func(liveness.Probe) bool {
+	done := false
+	return func(p liveness.Probe) bool {
+		was := done
+		done = done || p.Node == node
+		return p.Node != node || !was
+	}
+}
+
 func TestAsked(t *testing.T) {
 	ask := liveness.Received{From: "node2", Message: liveness.Message{Kind: liveness.Suspect, Node: "node1", Segment: segment}}
 	for _, c := range []struct {
@@ -383,7 +393,8 @@ func TestAsked(t *testing.T) {
 	}{
 		{"it answers", always, always, []bool{true}, 0},
 		{"it did not, but does", never, always, []bool{true}, ms},
-		{"it does not", func(p liveness.Probe) bool { return p.Node != "node1" }, never, []bool{false}, 31 * ms},
+		{"it did, and does not", once("node1"), never, []bool{false}, 31 * ms},
+		{"it never did", func(p liveness.Probe) bool { return p.Node != "node1" }, never, nil, 31 * ms},
 	} {
 		o := newOne(liveness.Options{})
 		o.world(serving(0), serving(1), serving(2), serving(3))

@@ -9,6 +9,10 @@ const (
 	// do not hear each other, all observers of one may be among those. Who reaches it says so
 	// at once, who does not only after a check, so one of many is heard in time.
 	manyWitnesses = 8
+	// enoughDoubts is how often in a row this node may hold another for unreachable that
+	// lives, before that says something of this node. One who reached it just before it died
+	// rejects one suspicion.
+	enoughDoubts = 2
 )
 
 // suspicion is the time from when this node believes that another is dead until enough
@@ -71,17 +75,28 @@ func (m *Machine) weigh(p *path) {
 		return
 	}
 	s.round++
-	if s.round < maxRounds && m.ask(p, m.opts.Observers) {
+	if s.round < maxRounds && (m.ask(p, m.opts.Observers) || m.waits(p)) {
 		return
 	}
-	// Nobody else is there. We may say it alone if we hear anything at all.
+	// Nobody else is there. We may say it alone if we hear anything at all, and nobody who is
+	// there has heard what we do not.
 	l := p.link
-	if !l.gateway.Before(p.suspectAt) || !l.foreign.Before(p.suspectAt) || !l.answer.Before(p.suspectAt) {
+	if !p.att.deaf() && (!l.gateway.Before(p.suspectAt) || !l.foreign.Before(p.suspectAt) || !l.answer.Before(p.suspectAt)) {
 		m.declare(p, true)
 		return
 	}
 	p.suspicion = nil
 	m.ringMoved = true
+}
+
+// waits reports whether one of those who were asked lives, and may have an answer on the way.
+func (m *Machine) waits(p *path) bool {
+	for o := range p.suspicion.asked {
+		if a := o.on(p.att.primary); a != nil && a.path != nil && !a.suspected() && m.now.Sub(a.path.answered) < m.recent() {
+			return true
+		}
+	}
+	return false
 }
 
 // declare declares a node dead.
@@ -113,6 +128,9 @@ func (m *Machine) clear(p *path, by string) {
 			p.history.push(1)
 		}
 		p.misses, p.suspectAt = 0, time.Time{}
+		if n := m.nodes[by]; n != nil && n != p.att.node {
+			p.att.doubts, p.att.rejecter = p.att.doubts+1, n
+		}
 	}
 }
 
@@ -289,11 +307,32 @@ func (m *Machine) asked(a *attachment, from string) {
 		return
 	}
 	if p.suspicion != nil && p.suspicion.checked {
-		yes.Reachable = false
-		m.send(from, yes)
+		m.deny(a, from)
 		return
 	}
 	m.startCheck(p, from)
+}
+
+// deny says to others that a is not reachable from here. One who never reached it says
+// nothing, nor one who has said so again and again of a node that lives.
+func (m *Machine) deny(a *attachment, to ...string) {
+	if !a.heard || a.doubts >= enoughDoubts {
+		return
+	}
+	a.doubts++
+	for _, o := range to {
+		m.send(o, Message{Kind: Opinion, Node: a.node.name, Segment: a.primary, Epoch: a.epoch})
+	}
+}
+
+// deaf reports whether this node does not hear a, while one who is there still does: that
+// it has no answer says nothing of a.
+func (a *attachment) deaf() bool {
+	if a.doubts < enoughDoubts || a.rejecter == nil {
+		return false
+	}
+	r := a.rejecter.on(a.primary)
+	return r != nil && !r.dead()
 }
 
 // opinion takes the answer of one who was asked.

@@ -42,6 +42,10 @@ type attachment struct {
 	tellAt   time.Time // of a dead one: when to tell others of it
 	told     int       // whom last, in its ring
 	path     *path     // nil if this node does not probe it
+
+	heard    bool  // it answered this node once
+	doubts   int   // how often this node held it for unreachable since it answered last
+	rejecter *node // who said the contrary last, and is not the node itself
 }
 
 func (a *attachment) dead() bool { return a.epoch%2 == 1 }
@@ -72,6 +76,7 @@ func (n *node) attach() {
 		for _, f := range former {
 			if slices.ContainsFunc(f.segs, func(s Segment) bool { return slices.Contains(segs, s) }) {
 				a.epoch, a.flaps, a.aliveAt, a.refuteAt = f.epoch, f.flaps, f.aliveAt, f.refuteAt
+				a.heard, a.doubts, a.rejecter = f.heard, f.doubts, f.rejecter
 				if f.path != nil && f.mac == a.mac && f.carrier == a.carrier {
 					a.path, f.path = f.path, nil
 					a.path.att = a
