@@ -107,6 +107,22 @@ func (l *lab) paths(ctx context.Context, prefix netip.Prefix) ([]path, error) {
 	return table.Paths, nil
 }
 
+// departing reports whether so many of FRR's paths to a prefix, and no others, say by the
+// community of RFC 8326 that they will be withdrawn.
+func (l *lab) departing(ctx context.Context, prefix netip.Prefix, want int) error {
+	paths, err := l.paths(ctx, prefix)
+	n := 0
+	for _, p := range paths {
+		if strings.Contains(p.Community.String, "graceful-shutdown") {
+			n++
+		}
+	}
+	if err == nil && n != want {
+		err = fmt.Errorf("of %d paths %d say so", len(paths), n)
+	}
+	return err
+}
+
 // awaitCommunities waits until every path to a prefix, one from each node, carries
 // exactly these communities, in FRR's words.
 func (l *lab) awaitCommunities(t *testing.T, prefix netip.Prefix, standard, large string) {
