@@ -77,6 +77,7 @@ func (w *World) Service(key lb.Key) *ServiceReport {
 	}
 	c.eligible, c.now = w.verdicts(key, w.ideal), w.verdicts(key, w.planner)
 	c.find()
+	c.places()
 	c.table()
 	for _, step := range []func() bool{c.advertisements, c.endpoints, c.nodes, c.speakers} {
 		if !step() {
@@ -225,6 +226,10 @@ func (c *chain) find() {
 			c.anywhere++
 		}
 	}
+}
+
+// places finds from where it is announced.
+func (c *chain) places() {
 	if len(c.w.nodes) > 0 {
 		c.Owner = c.now[c.w.judge()].Owner
 	}
