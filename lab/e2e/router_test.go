@@ -147,7 +147,8 @@ func (l *lab) awaitCommunities(t *testing.T, prefix netip.Prefix, standard, larg
 // second is another router on the LAN: BIRD on the client, for sessions with a
 // password and for what only one of two routers shall hear.
 type second struct {
-	b *box.Box
+	b       *box.Box
+	process *box.Process
 }
 
 const (
@@ -172,7 +173,7 @@ func (l *lab) startSecond(t *testing.T) second {
 	p, err := b.Start("second", "bird", "-f", "-c", box.Inside+"/second.conf", "-s", secondControl)
 	must(t, err)
 	t.Cleanup(func() { _ = p.Stop(patience) })
-	s := second{b}
+	s := second{b, p}
 	eventually(t, "the second router", func() error {
 		_, err := s.ask(t.Context(), "show", "status")
 		return err
