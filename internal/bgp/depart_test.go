@@ -343,3 +343,39 @@ func TestRemovedPeer(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// TestRouteYields: one route is the last choice, until it is not wanted any more; it does not
+// wait for the drain time of the node, and starts none.
+func TestRouteYields(t *testing.T) {
+	t.Parallel()
+	const other, never = "192.0.2.9/32", "192.0.2.10/32"
+	l := newLab(t)
+	f := l.startFRR(frrConfig(64513, node4, "", lb.IPv4))
+	n := startNodeWith(t, l.node, `{"DrainTime": 1000000}`)
+	s := lb.Session{Peer: peer(router4, 64513, lb.IPv4), Routes: routes(attrs(), vip4, other)}
+	n.apply(s)
+	n.up("r")
+	l.fib(5*time.Second, true, vip4, other)
+	yield := attrs()
+	yield.Yield = true
+	going := lb.Session{Peer: s.Peer, Routes: routes(yield, vip4, never)}
+	going.Routes[netip.MustParsePrefix(other)] = attrs()
+	n.apply(going)
+	eventually(t, 4*time.Second, func() string {
+		if got := f.path(vip4); got.Community.String != "64512:100 graceful-shutdown no-export" {
+			return fmt.Sprintf("%+v", got)
+		}
+		return ""
+	})
+	l.fib(0, true, vip4, other)
+	l.fib(0, false, never)
+	if got := f.path(other); got.Community.String != "64512:100 no-export" {
+		t.Errorf("the other: %+v", got)
+	}
+	if s := n.status("r"); s.Wanted != 1 || s.Advertised != 2 {
+		t.Errorf("%d routes wanted, %d advertised", s.Wanted, s.Advertised)
+	}
+	n.apply(lb.Session{Peer: s.Peer, Routes: routes(attrs(), other)})
+	l.fib(5*time.Second, false, vip4)
+	l.fib(0, true, other)
+}

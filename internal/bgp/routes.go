@@ -50,9 +50,10 @@ func (s *session) reconcile(c *conn, send func([]byte) error) error {
 	lacks := make(map[string]int) // routes that are not sent, by reason
 	for pfx, attrs := range routes {
 		family := lb.FamilyOf(pfx.Addr())
-		attrs.GracefulShutdown = attrs.GracefulShutdown || graceful
+		leaving := attrs.GracefulShutdown || graceful
+		attrs.GracefulShutdown, attrs.Yield = leaving || attrs.Yield, false // they are the same on the wire
 		switch {
-		case attrs.GracefulShutdown && (drained || c.sent[pfx] == nil):
+		case leaving && drained, attrs.GracefulShutdown && c.sent[pfx] == nil:
 			// What goes is not told to who does not know of it: a node that was never to
 			// announce says nothing at all.
 			continue

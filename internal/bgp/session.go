@@ -142,7 +142,7 @@ func (s *session) set(want lb.Session) {
 func staying(routes map[netip.Prefix]lb.Attrs) int {
 	n := 0
 	for _, attrs := range routes {
-		if !attrs.GracefulShutdown {
+		if !attrs.GracefulShutdown && !attrs.Yield {
 			n++
 		}
 	}

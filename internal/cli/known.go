@@ -14,7 +14,8 @@ const knownTime = 2 * time.Second
 
 // serveKnown answers with what the speaker knows, as JSON, to whoever asks. Serve it on
 // loopback alone.
-func serveKnown(known func(context.Context) (*explain.Known, error), proxy string) http.Handler {
+// company tells speakers apart that do not share a secret.
+func serveKnown(known func(context.Context) (*explain.Known, error), proxy, company string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		ctx, cancel := context.WithTimeout(req.Context(), knownTime)
 		defer cancel()
@@ -23,6 +24,7 @@ func serveKnown(known func(context.Context) (*explain.Known, error), proxy strin
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
+		k.Company = company
 		k.ProxyAsked, k.Proxy = true, askProxy(ctx, proxy)
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(k)

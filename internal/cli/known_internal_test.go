@@ -17,7 +17,7 @@ func TestServeKnown(t *testing.T) {
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
 	t.Cleanup(proxy.Close)
 	var fails error
-	h := serveKnown(func(context.Context) (*explain.Known, error) { return &explain.Known{Node: "node1"}, fails }, proxy.URL)
+	h := serveKnown(func(context.Context) (*explain.Known, error) { return &explain.Known{Node: "node1"}, fails }, proxy.URL, "none")
 	get := func() (int, explain.Known) {
 		rec := httptest.NewRecorder()
 		h.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/known", nil))
@@ -25,7 +25,7 @@ func TestServeKnown(t *testing.T) {
 		_ = json.Unmarshal(rec.Body.Bytes(), &k)
 		return rec.Code, k
 	}
-	if code, k := get(); code != http.StatusOK || k.Node != "node1" || !k.ProxyAsked || k.Proxy != "" {
+	if code, k := get(); code != http.StatusOK || k.Node != "node1" || !k.ProxyAsked || k.Proxy != "" || k.Company != "none" {
 		t.Errorf("all is well: %d %+v", code, k)
 	}
 	status = http.StatusServiceUnavailable

@@ -210,7 +210,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	// farewell, and take care or take over; then planning ends, so that what is announced
 	// stays as it is; routes are withdrawn and ARP falls silent; the API server is left last.
 	tasks := task.New(log)
-	if err := serve(ctx, tasks, cluster, f.common, "127.0.0.1", s.Ready(), f.local(s)); err != nil {
+	if err := serve(ctx, tasks, cluster, f.common, "127.0.0.1", s.Ready(), f.local(s, members)); err != nil {
 		return err
 	}
 	tasks.Go(ctx, "watch", cluster.Run)
@@ -239,11 +239,15 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 }
 
 // local returns what only this node can reach, by path; nil for nothing.
-func (f *speakerFlags) local(s *speaker.Speaker) map[string]http.Handler {
+func (f *speakerFlags) local(s *speaker.Speaker, members *liveness.Runner) map[string]http.Handler {
 	if !f.localMetrics {
 		return nil
 	}
-	return map[string]http.Handler{kube.KnownPath: serveKnown(s.Known, kubeproxy.DefaultURL)}
+	company := ""
+	if members != nil {
+		company = members.SecretTag()
+	}
+	return map[string]http.Handler{kube.KnownPath: serveKnown(s.Known, kubeproxy.DefaultURL, company)}
 }
 
 // statusTask returns the task that keeps this node's announcement status: it writes

@@ -26,7 +26,7 @@ import (
 func (d *Dump) Cluster(namespace string) *explain.Cluster {
 	c := &explain.Cluster{
 		Now: d.Now, Namespace: namespace, Gaps: d.Gaps, Denied: d.Denied, Known: d.Known, Silent: d.Silent,
-		Claims: map[netip.Addr][]lb.Holder{}, Speakers: map[string]*explain.Speaker{}, Skews: map[string]time.Duration{},
+		Claims: map[netip.Addr][]lb.Holder{}, Speakers: map[string]*explain.Speaker{}, Skews: map[string]time.Duration{}, Sources: map[lb.Key][]netip.Prefix{},
 	}
 	d.convertPods(c)
 	if c.Flags = d.flags(c); d.Class != "" {
@@ -91,6 +91,11 @@ func (d *Dump) convertServices(c *explain.Cluster) {
 		key := lb.Key{Namespace: o.Namespace, Name: o.Name}
 		if svc := convertService(o, c.Flags.Class, namespaces[o.Namespace]); svc != nil {
 			c.Services = append(c.Services, plan.Service{Service: *svc, Endpoints: endpoints[key]})
+			for _, text := range o.Spec.LoadBalancerSourceRanges {
+				if p, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
+					c.Sources[key] = append(c.Sources[key], p)
+				}
+			}
 			continue
 		}
 		other := explain.OtherService{Key: key, Type: string(cmp.Or(o.Spec.Type, corev1.ServiceTypeClusterIP))}

@@ -291,6 +291,16 @@ func readLoose[T any](g *reading, kind schema.GroupVersionKind, namespace string
 func (g *reading) readPods() {
 	d := g.d
 	g.try(explain.FromPods, "list pods in "+g.namespace, list(g, &corev1.PodList{}, g.namespace, func(l *corev1.PodList) { d.Pods = append(d.Pods, l.Items...) }))
+	g.try(explain.FromProxyMode, "get the configmap kube-proxy in kube-system", func() error {
+		var o corev1.ConfigMap
+		err := g.client.Get(g.ctx, client.ObjectKey{Namespace: metav1.NamespaceSystem, Name: "kube-proxy"}, &o)
+		if err == nil {
+			g.mu.Lock()
+			d.ConfigMaps = append(d.ConfigMaps, o)
+			g.mu.Unlock()
+		}
+		return client.IgnoreNotFound(err)
+	})
 	if g.namespace == metav1.NamespaceSystem {
 		return
 	}
@@ -311,16 +321,6 @@ func (g *reading) readSurroundings() {
 		return err
 	})
 	g.try(explain.FromLeases, "list leases.coordination.k8s.io in kube-node-lease", list(g, &coordinationv1.LeaseList{}, corev1.NamespaceNodeLease, func(l *coordinationv1.LeaseList) { d.Leases = l.Items }))
-	g.try(explain.FromProxyMode, "get the configmap kube-proxy in kube-system", func() error {
-		var o corev1.ConfigMap
-		err := g.client.Get(g.ctx, client.ObjectKey{Namespace: metav1.NamespaceSystem, Name: "kube-proxy"}, &o)
-		if err == nil {
-			g.mu.Lock()
-			d.ConfigMaps = append(d.ConfigMaps, o)
-			g.mu.Unlock()
-		}
-		return client.IgnoreNotFound(err)
-	})
 }
 
 // readSecrets finds out whether the Secrets are there that peers name. One that may not

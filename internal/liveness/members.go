@@ -2,7 +2,9 @@ package liveness
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -328,6 +330,17 @@ func (r *Runner) options() (*memberlist.Config, error) {
 		c.SecretKey = Key(r.cfg.Secret)
 	}
 	return c, nil
+}
+
+// SecretTag tells the secrets of speakers apart; it is "none" for none. It is 16 bits, which say next
+// to nothing of the secret.
+func (r *Runner) SecretTag() string {
+	if len(r.cfg.Secret) == 0 {
+		return "none"
+	}
+	mac := hmac.New(sha256.New, Key(r.cfg.Secret))
+	mac.Write([]byte("barelb liveness tag"))
+	return hex.EncodeToString(mac.Sum(nil)[:2])
 }
 
 // Key derives the AES-256 key from the shared secret as MetalLB does: the first

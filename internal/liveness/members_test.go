@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -149,5 +150,19 @@ func TestKey(t *testing.T) {
 				t.Errorf("got %x, want %x", got, c.want)
 			}
 		})
+	}
+}
+
+// TestSecretTag: speakers that would not understand each other have different ones.
+func TestSecretTag(t *testing.T) {
+	tag := func(secret string) string {
+		return liveness.New(liveness.Config{NodeName: "node1", Secret: []byte(secret), Log: slog.New(slog.DiscardHandler)}).SecretTag()
+	}
+	if got := tag(""); got != "none" {
+		t.Errorf("without a secret it is %q", got)
+	}
+	one, again, other := tag(secret), tag(secret), tag("another secret")
+	if one != again || one == other || len(one) != 4 {
+		t.Errorf("%q, %q and of another secret %q", one, again, other)
 	}
 }

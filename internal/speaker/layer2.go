@@ -169,9 +169,11 @@ func (s *Speaker) claim(now map[netip.Addr]uint32) {
 // due returns a channel that receives when something is to be decided again although
 // nothing happened; nil if nothing is.
 func (s *Speaker) due() <-chan time.Time {
-	at := s.handoverAt
-	if at.IsZero() || !s.unreadyAt.IsZero() && s.unreadyAt.Before(at) {
-		at = s.unreadyAt
+	var at time.Time
+	for _, t := range []time.Time{s.handoverAt, s.routesAt, s.unreadyAt} {
+		if at.IsZero() || !t.IsZero() && t.Before(at) {
+			at = t
+		}
 	}
 	if at.IsZero() {
 		return nil

@@ -122,6 +122,7 @@ type Speaker struct {
 	told       bool             // Status was told anything
 
 	book    *handover.Book
+	routes  *handover.Routes
 	claims  map[netip.Addr][]liveness.Claimant // of others
 	former  map[netip.Addr]uint32              // of the speaker before this one, while that matters
 	owned   map[netip.Addr]bool                // by this node as the API server knew at the start; nil before that was asked
@@ -133,13 +134,13 @@ type Speaker struct {
 	alive   map[string]bool       // whose speakers live, by view
 	phase   liveness.Phase        // to tell the others, once the plan is in force
 
-	formerUntil           time.Time
-	seenAt                time.Time // when this step saw that others live or do not; zero if it saw nothing new
-	unreadyAt, handoverAt time.Time // when to decide again; zero: not by time
-	requests              chan func()
-	foreign               chan foreign
-	answering             int           // addresses that this node answers for
-	changed               chan struct{} // answering has
+	formerUntil                     time.Time
+	seenAt                          time.Time // when this step saw that others live or do not; zero if it saw nothing new
+	unreadyAt, handoverAt, routesAt time.Time // when to decide again; zero: not by time
+	requests                        chan func()
+	foreign                         chan foreign
+	answering                       int           // addresses that this node answers for
+	changed                         chan struct{} // answering has
 }
 
 // shown is what the outside was told of one Service.
@@ -154,6 +155,7 @@ func New(d Deps) *Speaker {
 		Deps: d, ready: make(chan struct{}), planner: plan.New(d.Options),
 		services: map[lb.Key]*lb.Service{}, shown: map[lb.Key]shown{},
 		book:   handover.New(handover.Options{Node: d.Options.Node, Drain: d.Drain}),
+		routes: handover.NewRoutes(d.Drain),
 		claims: map[netip.Addr][]liveness.Claimant{}, phase: liveness.Serving, requests: make(chan func()), foreign: make(chan foreign, 64), changed: make(chan struct{}, 1),
 	}
 }
@@ -215,7 +217,7 @@ func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 	desired := s.planner.Plan()
 	planned := time.Now()
 	s.Announced.plan.Observe(planned.Sub(start).Seconds())
-	err := errors.Join(s.applyL2(ctx, desired), s.BGP.Apply(ctx, desired.BGP))
+	err := errors.Join(s.applyL2(ctx, desired), s.applyBGP(ctx, desired))
 	s.Announced.apply.Observe(time.Since(planned).Seconds())
 	for _, key := range desired.Changed {
 		s.show(key)
@@ -223,6 +225,18 @@ func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 	s.reportStatus(desired.Changed)
 	s.reportConfig(desired.Problems) // a Service may bring two advertisements into conflict
 	return err
+}
+
+// applyBGP announces the routes that the plan wants, and for a while those that it gives to
+// others.
+func (s *Speaker) applyBGP(ctx context.Context, desired plan.Desired) error {
+	before := s.routes.Going()
+	var want lb.BGP
+	want, s.routesAt = s.routes.Step(time.Now(), desired.BGP, s.planner.Yields)
+	if n := s.routes.Going(); n != before {
+		s.Log.Info("routes that go to other nodes, and that routers are told to prefer those for", "routes", n, "drain", s.Drain.String())
+	}
+	return s.BGP.Apply(ctx, want)
 }
 
 // takeProxy takes what is known of the nodes' kube-proxies. What is known of our own is

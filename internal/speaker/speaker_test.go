@@ -4,11 +4,13 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/speaker"
 )
 
 func TestNothingIsAppliedBeforeEverythingWasRead(t *testing.T) {
@@ -305,4 +307,35 @@ func TestWithoutMembersEveryNodeCounts(t *testing.T) {
 			state: 0 problems
 		`)
 	})
+}
+
+// TestRoutesGoToOthers: when the plan gives a route to other nodes, it stays for the drain time;
+// and nothing else has to happen for it to go.
+func TestRoutesGoToOthers(t *testing.T) {
+	others := func(o *config.Objects) {
+		o.L2 = nil
+		o.BGP = []config.BGPAdvertisement{o.BGP[0]}
+		o.BGP[0].NodeSelectors = []lb.Selector{{MatchLabels: map[string]string{"kubernetes.io/hostname": "node2"}}}
+	}
+	drains := func(_ *world, d *speaker.Deps) { d.Drain = 10 * time.Second }
+	story(t, false, func(w *world) {
+		w.nodes("node1", "node2")
+		w.configure(usual)
+		w.configure(func(o *config.Objects) { o.L2 = nil })
+		w.service("a", "192.0.2.1", "node1")
+		w.service("b", "192.0.2.2", "node1")
+		w.everythingRead()
+		w.lines = nil
+		w.step("node2 alone is selected", func() { w.configure(others) })
+		w.step("one has no endpoint any more", func() { w.service("b", "192.0.2.2") })
+		w.wait(10 * time.Second)
+		w.check(`
+			# node2 alone is selected
+			apply bgp: router: 192.0.2.1/32 (yields) 192.0.2.2/32 (yields)
+			# one has no endpoint any more
+			apply bgp: router: 192.0.2.1/32 (yields)
+			# 10s later
+			apply bgp: router:
+		`)
+	}, drains)
 }

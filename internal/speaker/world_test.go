@@ -337,7 +337,11 @@ func (b bgp) Apply(_ context.Context, want lb.BGP) error {
 	for _, s := range want {
 		all = append(all, s.Peer.Name+":")
 		for _, p := range slices.SortedFunc(maps.Keys(s.Routes), netip.Prefix.Compare) {
-			all = append(all, p.String())
+			text := p.String()
+			if s.Routes[p].Yield {
+				text += " (yields)"
+			}
+			all = append(all, text)
 		}
 	}
 	b.w.apply("bgp", strings.Join(all, " "))

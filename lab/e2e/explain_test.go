@@ -17,6 +17,7 @@ type explanation struct {
 	Owner  string   `json:"owner"`
 	First  *finding `json:"firstBrokenLink"`
 	Warned *finding `json:"firstWarning"`
+	Next   []string `json:"next"`
 }
 
 // finding is one thing that kubectl barelb found.

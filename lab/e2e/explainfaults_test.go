@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -66,6 +70,17 @@ func TestExplainNamesTheFault(t *testing.T) {
 			})
 		}
 	}
+	t.Run("clients-that-the-service-does-not-let-in", func(t *testing.T) {
+		f.t = t
+		f.patch(t, "why", `{"spec":{"loadBalancerSourceRanges":["203.0.113.0/24"]}}`, `{"spec":{"loadBalancerSourceRanges":null}}`)
+		eventually(t, "an explanation that says so", func() error {
+			e, err := f.explain(t.Context(), "why")
+			if err == nil && (e.First != nil || len(e.Next) == 0 || !hasAll(e.Next[0], []string{"203.0.113.0/24", "spec.loadBalancerSourceRanges"})) {
+				err = fmt.Errorf("it says %+v", e)
+			}
+			return err
+		})
+	})
 	for _, service := range []string{"why", "whybgp"} {
 		f.wantBroken(t, fault{name: "all is well again", service: service})
 	}
@@ -265,6 +280,10 @@ func allocationFaults() []fault {
 		{"IPv6 from a pool of IPv4", func(f *faulty) {
 			f.wants(f.t, "six", func(o *corev1.Service) { o.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} }, fromPool, "why")
 		}, "six", "address", "PoolExhausted", []string{"why", "IPv6"}, false},
+		{"IPv4 from a pool of IPv6", func(f *faulty) {
+			f.apply(f.t, reserved("sixes", "fd00:1::2:50/128"))
+			f.wants(f.t, "four", nil, fromPool, "sixes")
+		}, "four", "address", "PoolExhausted", []string{"sixes", "IPv4", "spec.ipFamilies"}, false},
 		{"two pools overlap", func(f *faulty) {
 			f.apply(f.t, reserved("over", "192.168.1.244-192.168.1.247"))
 			f.wants(f.t, "under", nil, fromPool, "over")
@@ -408,6 +427,12 @@ func routerFaults() []fault {
 		{"wrong peer ASN", with("asn", `peerAddress: "`+router6+`"`, as(routerAS+7), "dualStackAddressFamily: true"), "asn", "sessions", "NoSession", []string{"BGPPeer asn", fmt.Sprint(routerAS), "peerASN"}, false},
 		{"nobody at the peer's address", with("nobody", "peerAddress: 192.168.1.77", as(routerAS)), "nobody", "sessions", "NoSession", []string{"BGPPeer nobody", "192.168.1.77", "no answer"}, false},
 		{"no router at the peer's address", with("host", "peerAddress: "+secondAddr, as(secondAS)), "host", "sessions", "NoSession", []string{"BGPPeer host", "refuses"}, false},
+		{"a router that says nothing", func(f *faulty) {
+			router := f.startSecond(f.t).process
+			f.undo(f.t, "let the router go on", func(context.Context) error { return router.Signal(syscall.SIGCONT) })
+			must(f.t, router.Signal(syscall.SIGSTOP)) // its kernel still accepts connections
+			with("silent", "peerAddress: "+secondAddr, as(secondAS), "password: "+secondPassword)(f)
+		}, "silent", "sessions", "NoSession", []string{"BGPPeer silent", "accepts the connection but says nothing"}, false},
 		{"BFD down", func(f *faulty) {
 			f.apply(f.t, object("BFDProfile", "quick", "receiveInterval: 100", "transmitInterval: 100"))
 			with("bfd", `peerAddress: "`+router6+`"`, as(routerAS), "dualStackAddressFamily: true", "bfdProfile: quick")(f)
@@ -483,14 +508,30 @@ func surroundings() []fault {
 			f.undo(f.t, "filter nothing", func(ctx context.Context) error { return f.c.StopDropping(ctx, "node3") })
 			must(f.t, f.c.DropInput(f.t.Context(), "node3", "tcp dport 7946", "tcp sport 7946", "udp dport 7946"))
 		}, "", "membership", "SpeakersDoNotMeet", []string{"node3", "7946", "memberlist Secret"}, false},
-		{"IPVS without strictARP", func(f *faulty) {
-			maps := f.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-			f.undo(f.t, "delete configmap", func(ctx context.Context) error { return maps.Delete(ctx, "kube-proxy", metav1.DeleteOptions{}) })
-			_, err := maps.Create(f.t.Context(), &corev1.ConfigMap{
-				ObjectMeta: metav1.ObjectMeta{Name: "kube-proxy"}, Data: map[string]string{"config.conf": "mode: ipvs\nipvs: {strictARP: false}\n"},
+		{"speakers with different secrets", differentSecrets, "", "membership", "SecretsDiffer", []string{"node3 has one secret", "node1 and node2 have one secret", "Secret memberlist"}, false},
+		{"a clock that is ahead", func(f *faulty) {
+			leases := f.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+			f.undo(f.t, "delete lease", func(ctx context.Context) error { return gone(leases.Delete(ctx, "node2", metav1.DeleteOptions{})) })
+			_, err := leases.Create(f.t.Context(), &coordinationv1.Lease{
+				ObjectMeta: metav1.ObjectMeta{Name: "node2"}, Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now().Add(time.Hour)}},
 			}, metav1.CreateOptions{})
 			must(f.t, err)
-		}, "", "kube-proxy mode", "StrictARPOff", []string{"strictARP: true", "rollout restart"}, false},
+		}, "", "clocks", "ClockSkew", []string{"node2", "ahead of the API server", "NTP"}, false},
+		{"a node that is not Ready", func(f *faulty) { f.changeNode(f.t, "node2", unready, ready, "status") }, "", "nodes", "NodeNotReady", []string{"node2", "kubelet"}, false},
+		{
+			"nodes that are not Ready where traffic enters", func(f *faulty) { f.onAllNodes(f.t, unready, ready, "status") },
+			"whybgp", "nodes ready", "NodeNotReady",
+			[]string{"node1, node2 and node3", "kubectl describe node node1"},
+			true,
+		},
+		{
+			"pool with the router's address", func(f *faulty) { f.apply(f.t, reserved("gateway", router4+"/32")) },
+			"", "address ranges", "RangesOverlap",
+			[]string{"IPAddressPool gateway", router4, "BGPPeer why"},
+			false,
+		},
+		{"IPVS without strictARP, as a Service has it", withoutStrictARP, "why", "wire", "StrictARPOff", []string{"strictARP: true"}, true},
+		{"IPVS without strictARP", withoutStrictARP, "", "kube-proxy mode", "StrictARPOff", []string{"strictARP: true", "rollout restart"}, false},
 		{
 			"k3s servicelb", func(f *faulty) { f.daemonSet(f.t, "svclb-traefik", "rancher/klipper-lb", 0) },
 			"", "load balancers", "TwoLoadBalancers",
@@ -517,6 +558,43 @@ func surroundings() []fault {
 		},
 	}
 }
+
+// differentSecrets gives the speaker of node3 another secret than the others have. It shall not claim
+// the address of why, which the others would report for minutes.
+func differentSecrets(f *faulty) {
+	f.advertise(f.t, "ipAddressPools: [why]", onNodes("node1", "node2"))
+	binary, err := input("BARELB_BIN", "../../bin/barelb", "run `make build`")
+	must(f.t, err)
+	dir := f.t.TempDir()
+	must(f.t, os.WriteFile(filepath.Join(dir, "secretkey"), []byte("another secret than theirs"), 0o600))
+	f.undo(f.t, "give the speaker its secret", func(ctx context.Context) error {
+		f.sys.SetSpeakerCommand("node3")
+		return f.restart(ctx, "node3")
+	})
+	f.sys.SetSpeakerCommand("node3", "env", "METALLB_ML_SECRET_KEY_PATH="+dir, binary, "speaker")
+	must(f.t, f.restart(f.t.Context(), "node3"))
+}
+
+// restart ends a speaker without warning, and starts it again.
+func (f *faulty) restart(ctx context.Context, node string) error {
+	return errors.Join(f.sys.KillSpeaker(ctx, node), f.sys.StartSpeaker(ctx, node))
+}
+
+// withoutStrictARP sets kube-proxy up, as far as its ConfigMap says.
+func withoutStrictARP(f *faulty) {
+	maps := f.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	f.undo(f.t, "delete configmap", func(ctx context.Context) error { return maps.Delete(ctx, "kube-proxy", metav1.DeleteOptions{}) })
+	_, err := maps.Create(f.t.Context(), &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "kube-proxy"}, Data: map[string]string{"config.conf": "mode: ipvs\nipvs: {strictARP: false}\n"},
+	}, metav1.CreateOptions{})
+	must(f.t, err)
+}
+
+// What kubelets, or who watches over them, would write.
+const (
+	unready = `{"status":{"conditions":[{"type":"Ready","status":"False","reason":"Test","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
+	ready   = `{"status":{"conditions":[{"type":"Ready","status":"True","reason":"Test","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
+)
 
 // daemonSet makes a DaemonSet on the host's network, which nobody runs.
 func (f *faulty) daemonSet(t *testing.T, name, image string, port int32) {

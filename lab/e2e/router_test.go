@@ -107,6 +107,22 @@ func (l *lab) paths(ctx context.Context, prefix netip.Prefix) ([]path, error) {
 	return table.Paths, nil
 }
 
+// departing reports whether so many of FRR's paths to a prefix, and no others, say by the
+// community of RFC 8326 that they will be withdrawn.
+func (l *lab) departing(ctx context.Context, prefix netip.Prefix, want int) error {
+	paths, err := l.paths(ctx, prefix)
+	n := 0
+	for _, p := range paths {
+		if strings.Contains(p.Community.String, "graceful-shutdown") {
+			n++
+		}
+	}
+	if err == nil && n != want {
+		err = fmt.Errorf("of %d paths %d say so", len(paths), n)
+	}
+	return err
+}
+
 // awaitCommunities waits until every path to a prefix, one from each node, carries
 // exactly these communities, in FRR's words.
 func (l *lab) awaitCommunities(t *testing.T, prefix netip.Prefix, standard, large string) {
@@ -131,7 +147,8 @@ func (l *lab) awaitCommunities(t *testing.T, prefix netip.Prefix, standard, larg
 // second is another router on the LAN: BIRD on the client, for sessions with a
 // password and for what only one of two routers shall hear.
 type second struct {
-	b *box.Box
+	b       *box.Box
+	process *box.Process
 }
 
 const (
@@ -156,7 +173,7 @@ func (l *lab) startSecond(t *testing.T) second {
 	p, err := b.Start("second", "bird", "-f", "-c", box.Inside+"/second.conf", "-s", secondControl)
 	must(t, err)
 	t.Cleanup(func() { _ = p.Stop(patience) })
-	s := second{b}
+	s := second{b, p}
 	eventually(t, "the second router", func() error {
 		_, err := s.ask(t.Context(), "show", "status")
 		return err

@@ -179,6 +179,26 @@ spec: {address: 192.168.1.240, mac: "02:00:00:00:00:99", node: node1, interface:
 			w.edit("L2Advertisement/layer2", "{spec: {interfaces: [eth0]}}")
 			w.metrics = map[string]string{owner: strings.Replace(answering, "/24\"} 1", "/24\"} 0", 1)}
 		}, "wire", explain.LinkDown},
+		"strict-arp-off": {func(w *world) {
+			w.edit("ConfigMap/kube-proxy", "{data: {config.conf: \"mode: ipvs\"}}")
+		}, "", ""},
+		"strict-arp-off-local": {func(w *world) {
+			w.edit("Service/web", "{spec: {externalTrafficPolicy: Local}}")
+			w.edit("ConfigMap/kube-proxy", "{data: {config.conf: \"mode: ipvs\"}}")
+			w.edit("ServiceL2Status/l2-web", "{status: {node: node2}}")
+		}, "wire", explain.StrictARPOff},
+		"node-not-ready": {func(w *world) {
+			for _, n := range []string{"node1", "node2", "node3"} {
+				w.edit("Node/"+n, `{status: {conditions: [{type: Ready, status: Unknown, lastTransitionTime: "2026-01-01T00:00:00Z"}]}}`)
+			}
+		}, "", ""},
+		"source-ranges": {func(w *world) {
+			w.edit("Service/web", `{spec: {loadBalancerSourceRanges: [203.0.113.0/24, "2001:db8::/32"]}}`)
+		}, "", ""},
+		"ipv6-pool-alone": {func(w *world) {
+			pending(w)
+			w.edit("IPAddressPool/pool", `{spec: {addresses: ["2001:db8::/120"]}}`)
+		}, "address", lb.PoolExhausted},
 		"kube-proxy-dead": {func(w *world) { w.edit("Pod/kube-proxy-3", notReady) }, "data plane", explain.ProxyNotRunning},
 		"no-session":      {func(w *world) { byBGP(w); w.metrics = sessions(0, 0, 0) }, "sessions", explain.NoSession},
 		"password-refused": {func(w *world) {

@@ -97,7 +97,10 @@ func (w *World) controllers() (running, lines []string) {
 func (w *World) refusal(check string, why *ipam.Refusal, svc *lb.Service) Finding {
 	f := broken(check, why.Reason, "%s", why.Message)
 	f.Remedy = w.allocationRemedy(why.Reason, svc)
-	if why.Reason == lb.PoolExhausted {
+	if family := w.lacking(svc); why.Reason == lb.PoolExhausted && family != 0 {
+		f.What += fmt.Sprintf("; no pool that may serve it has %s addresses", family)
+		f.Remedy = fmt.Sprintf("add %s addresses to the pool, name a pool that has some by the annotation metallb.io/address-pool, or change spec.ipFamilies of the Service", family)
+	} else if why.Reason == lb.PoolExhausted {
 		for _, x := range w.heeded() {
 			if pool := w.cfg.PoolOf(x.Addr); svc.RequestedPool == "" || svc.RequestedPool == pool {
 				f.Evidence = append(f.Evidence, fmt.Sprintf("%s of IPAddressPool %s is used by MAC %s, heard by the speaker of %s on %s", x.Addr, pool, x.MAC, x.Node, x.Link))
@@ -117,6 +120,23 @@ func (w *World) refusal(check string, why *ipam.Refusal, svc *lb.Service) Findin
 		f.Remedy = "correct the IPAddressPool, as the line above says: kubectl -n " + w.c.Namespace + " edit ipaddresspool " + aside[0]
 	}
 	return f
+}
+
+// lacking returns a family that a Service needs an address of, and that no pool which may serve it has a
+// range of; 0 if there is none.
+func (w *World) lacking(svc *lb.Service) lb.Family {
+	for _, a := range svc.ClusterIPs {
+		family, some := lb.FamilyOf(a), false
+		for _, p := range w.cfg.Pools {
+			if p.Name == svc.RequestedPool || svc.RequestedPool == "" && p.AutoAssign {
+				some = some || slices.ContainsFunc(p.Ranges, func(r config.Range) bool { return lb.FamilyOf(r.First) == family })
+			}
+		}
+		if !some {
+			return family
+		}
+	}
+	return 0
 }
 
 // allocationRemedy says what to do about a Service that is refused an address.

@@ -397,7 +397,11 @@ func (w *World) absent(node string) (string, lb.Reason) {
 	case others && x.SpeakerDown:
 		return fmt.Sprintf("its speaker does not answer that of %s", w.witness), NotMember
 	case others && (!seen || !x.Member):
-		return fmt.Sprintf("the speaker of %s does not hear its speaker", w.witness), NotMember
+		why := fmt.Sprintf("the speaker of %s does not hear its speaker", w.witness)
+		if a, b := w.c.Known[w.witness], w.c.Known[node]; a != nil && b != nil && a.Company != b.Company && a.Company != "" && b.Company != "" {
+			why += ": they have different memberlist secrets"
+		}
+		return why, NotMember
 	}
 	return "", ""
 }

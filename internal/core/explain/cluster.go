@@ -62,6 +62,8 @@ type Cluster struct {
 	Flags     Flags
 
 	Services []plan.Service // ours, sorted by key
+	// Sources are the clients that are let in, by Services that do not let in all.
+	Sources map[lb.Key][]netip.Prefix
 	// Others are the Services of type LoadBalancer that are not ours, with their class,
 	// and all other Services that were asked about, with their type.
 	Others []OtherService

@@ -14,6 +14,7 @@ func (c *chain) dataPlane() {
 		entries = append(entries, c.Owner)
 	}
 	slices.Sort(entries)
+	c.readiness(entries)
 	var dead, lines []string
 	known := 0
 	for _, n := range entries {
@@ -42,6 +43,20 @@ func (c *chain) dataPlane() {
 		f.What += fmt.Sprintf("; from there traffic goes to endpoints on %s", list(c.spread()))
 	}
 	c.add(f)
+}
+
+// readiness looks at whether the nodes are Ready that traffic enters by.
+func (c *chain) readiness(entries []string) {
+	var names, lines []string
+	for _, n := range entries {
+		if why := notReady(&c.w.byName[n].Node); why != "" {
+			names, lines = append(names, n), append(lines, why)
+		}
+	}
+	if len(names) > 0 {
+		c.add(warning("nodes ready", NodeNotReady, "%s, where traffic enters, %s not Ready", list(names), verb(len(names), "is", "are")).
+			with(named(lines)...).remedy(readyAgain, names[0]))
+	}
 }
 
 // proxyOf says what is wrong with the kube-proxy of a node, and whether that is known: by

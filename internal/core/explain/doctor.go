@@ -22,6 +22,8 @@ const (
 	OtherBGPSpeaker   lb.Reason = "OtherBGPSpeaker"
 	SpeakersDoNotMeet lb.Reason = "SpeakersDoNotMeet"
 	SpeakersNotFenced lb.Reason = "SpeakersNotFenced"
+	SecretsDiffer     lb.Reason = "SecretsDiffer"
+	NodeNotReady      lb.Reason = "NodeNotReady"
 )
 
 // Doctor checks the surroundings: each check yields at least one Finding, be it that it
@@ -29,7 +31,7 @@ const (
 func (w *World) Doctor() []Finding {
 	var out []Finding
 	for _, check := range []func() []Finding{
-		w.components, w.rights, w.fence, w.checkConfiguration, w.excluded, w.proxyMode, w.proxies, w.balancers, w.otherBGP, w.ports,
+		w.components, w.readiness, w.rights, w.fence, w.checkConfiguration, w.excluded, w.proxyMode, w.proxies, w.balancers, w.otherBGP, w.ports,
 		w.ranges, w.poolSubnets, w.conflicts, w.membership, w.routers, w.clocks,
 	} {
 		out = append(out, check()...)
@@ -123,6 +125,16 @@ func (w *World) excluded() []Finding {
 	return []Finding{ok(check, "no node carries it")}
 }
 
+const (
+	strictARPOff = "ConfigMap kube-system/kube-proxy: mode: ipvs, ipvs.strictARP: false"
+	strictARPOn  = "set ipvs.strictARP: true in the ConfigMap kube-system/kube-proxy, and restart kube-proxy: kubectl -n kube-system rollout restart daemonset kube-proxy"
+)
+
+// answersEverywhere reports whether kube-proxy has every node answer ARP for every address.
+func (w *World) answersEverywhere() bool {
+	return w.c.Proxy.Known && w.c.Proxy.Mode == "ipvs" && !w.c.Proxy.StrictARP
+}
+
 func (w *World) proxyMode() []Finding {
 	const check = "kube-proxy mode"
 	if g := w.c.gap(FromProxyMode); g != nil {
@@ -134,14 +146,13 @@ func (w *World) proxyMode() []Finding {
 			Level: NotChecked, Check: check, What: "not checked: there is no ConfigMap kube-proxy in kube-system",
 			Remedy: "on a node: ipvsadm -L -n lists Services if it is IPVS; then net.ipv4.conf.all.arp_ignore must be 1 and arp_announce 2",
 		}}
-	case p.Mode == "ipvs" && !p.StrictARP:
+	case w.answersEverywhere():
 		level := broken
 		if len(w.cfg.L2) == 0 {
 			level = warning
 		}
 		return []Finding{level(check, StrictARPOff, "kube-proxy is in mode ipvs without strictARP: all nodes answer ARP for all addresses of Services").
-			with("ConfigMap kube-system/kube-proxy: mode: ipvs, ipvs.strictARP: false").
-			remedy("set ipvs.strictARP: true there, and restart kube-proxy: kubectl -n kube-system rollout restart daemonset kube-proxy")}
+			with(strictARPOff).remedy(strictARPOn)}
 	case p.Mode == "":
 		return []Finding{ok(check, "the default, which does not answer ARP for addresses of Services")}
 	default:

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/barelb/barelb/internal/core/lb"
 )
 
 // mostSkew is how far a node's clock may be ahead before it is worth a word, mostLag how far
@@ -15,6 +17,32 @@ const (
 	mostSkew = 2 * time.Second
 	mostLag  = 40 * time.Second
 )
+
+// readiness looks for nodes that are not Ready.
+func (w *World) readiness() []Finding {
+	const check = "nodes"
+	var names, lines []string
+	for _, n := range w.nodes {
+		if why := notReady(&n); why != "" {
+			names, lines = append(names, n.Name), append(lines, why)
+		}
+	}
+	if len(names) == 0 {
+		return []Finding{ok(check, "all nodes are Ready")}
+	}
+	return []Finding{warning(check, NodeNotReady, "%s %s not Ready: Pods there count as not ready, and after a while its addresses go to other nodes", list(names), verb(len(names), "is", "are")).
+		with(named(lines)...).remedy(readyAgain, names[0])}
+}
+
+const readyAgain = "kubectl describe node %s; on the node: journalctl -u kubelet"
+
+// notReady says since when a node is not Ready; "" if it is.
+func notReady(n *lb.Node) string {
+	if n.NotReadySince.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("the condition Ready of %s is not True since %s", n.Name, n.NotReadySince.UTC().Format(time.RFC3339))
+}
 
 // proxies looks at the kube-proxy of each node.
 func (w *World) proxies() []Finding {
@@ -69,6 +97,10 @@ func (w *World) ports() []Finding {
 func (w *World) membership() []Finding {
 	const check = "membership"
 	remedy := "allow TCP and UDP port 7946 between nodes, and see that all speakers have the same memberlist Secret"
+	if differ := w.secrets(); len(differ) > 0 {
+		return []Finding{broken(check, SecretsDiffer, "speakers do not have the same memberlist secret, and do not hear each other: each part of them announces everything").with(append(differ, w.unheard()...)...).
+			remedy("a speaker reads the Secret memberlist when it starts: kubectl -n %s rollout restart daemonset speaker; see that all of them mount that one", w.c.Namespace)}
+	}
 	if deaf := w.unheard(); len(deaf) > 0 {
 		return []Finding{broken(check, SpeakersDoNotMeet, "speakers that run do not hear each other").with(named(deaf)...).remedy("%s", remedy)}
 	}

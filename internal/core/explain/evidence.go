@@ -44,7 +44,7 @@ func (c *chain) reportedL2() Finding {
 		return c.silent(check, []string{c.Owner}, "answer for it")
 	case len(said) > 1:
 		return broken(check, TwoOwners, "%s all say that they answer for it", list(said)).
-			with(fmt.Sprintf("by the configuration, %s is the owner", c.Owner)).
+			with(fmt.Sprintf("by the configuration, %s is the owner", c.Owner)).with(c.w.secrets()...).
 			remedy("their speakers do not hear each other: allow TCP and UDP port 7946 between nodes, and see that all have the same memberlist Secret")
 	case !c.w.runs(said[0]) || c.w.byName[said[0]] == nil:
 		return c.silent(check, []string{c.Owner}, "answer for it").with(said[0] + " is named instead, and its speaker does not run")
@@ -139,6 +139,14 @@ func (c *chain) wire() {
 	}
 	if c.Owner == "" {
 		return
+	}
+	if c.w.answersEverywhere() {
+		level := warning
+		if c.svc.TrafficLocal {
+			level = broken
+		}
+		c.add(level(check, StrictARPOff, "kube-proxy is in mode ipvs without strictARP: all nodes answer ARP for %s, not %s alone", addrs(c.svc.Addrs), c.Owner).
+			with(strictARPOff).remedy(strictARPOn))
 	}
 	c.subnets()
 	c.links()

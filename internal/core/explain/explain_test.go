@@ -192,18 +192,26 @@ func announced(c *explain.Cluster, gone string, services []plan.Service) map[lb.
 }
 
 // TestExplainNeverContradictsStatus: what explain calls fine on random clusters, status
-// does too.
+// does too, and what it does not, status has the same reason for.
 func TestExplainNeverContradictsStatus(t *testing.T) {
 	for seed := range uint64(200) {
-		c := random(rand.New(rand.NewPCG(seed, 11)))
+		r := rand.New(rand.NewPCG(seed, 11))
+		c := random(r)
 		c.BGP = nil
 		c.Flags.NoStatus = true
+		for i := range c.Nodes {
+			c.Pods[i].Ready = seed%2 == 0 || r.IntN(3) > 0
+		}
 		w := explain.New(c)
 		for _, v := range w.Status().VIPs {
 			ns, name := v.Service[:7], v.Service[8:]
-			r := w.Service(lb.Key{Namespace: ns, Name: name})
-			if (r.First == nil) != (v.State == string(lb.Announced)) {
-				t.Errorf("seed %d: status says %s of %s, explain's first broken link is %v", seed, v.State, v.Service, r.First)
+			first := w.Service(lb.Key{Namespace: ns, Name: name}).First
+			want := string(lb.Announced)
+			if first != nil {
+				want = string(first.Reason)
+			}
+			if v.State != want {
+				t.Errorf("seed %d: status says %s of %s, explain's first broken link is %v", seed, v.State, v.Service, first)
 			}
 		}
 	}

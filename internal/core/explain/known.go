@@ -1,6 +1,8 @@
 package explain
 
 import (
+	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -22,6 +24,9 @@ type Known struct {
 	Proxy string `json:"proxy,omitempty"`
 	// ProxyAsked reports whether it was asked.
 	ProxyAsked bool `json:"proxyAsked,omitempty"`
+	// Company is the same for speakers that have the same memberlist secret; "none" if it has none,
+	// "" if it does not tell.
+	Company string `json:"company,omitempty"`
 }
 
 // tells reports whether k says anything of who lives.
@@ -71,6 +76,32 @@ func (w *World) findWitness() string {
 		}
 	}
 	return best
+}
+
+// secrets says which speakers have which memberlist secret, if those that were asked do not all
+// have the same; the rarest first.
+func (w *World) secrets() []string {
+	having := map[string][]string{}
+	for _, name := range slices.Sorted(maps.Keys(w.c.Known)) {
+		if s := w.c.Known[name].Company; s != "" {
+			having[s] = append(having[s], name)
+		}
+	}
+	if len(having) < 2 {
+		return nil
+	}
+	groups := slices.SortedFunc(maps.Values(having), func(a, b []string) int {
+		return cmp.Or(cmp.Compare(len(a), len(b)), slices.Compare(a, b))
+	})
+	var out []string
+	for _, nodes := range groups {
+		line := fmt.Sprintf("%s %s one secret", list(nodes), verb(len(nodes), "has", "have"))
+		if slices.Equal(nodes, having["none"]) {
+			line = fmt.Sprintf("%s %s none (--ml-secret-key-path)", list(nodes), verb(len(nodes), "has", "have"))
+		}
+		out = append(out, line)
+	}
+	return out
 }
 
 // present returns v without nodes that are not there any more.

@@ -64,7 +64,7 @@ func (w *World) Service(key lb.Key) *ServiceReport {
 	svc := w.services[key]
 	if svc == nil {
 		r.add(w.notOurs(key))
-		w.finish(r)
+		w.finish(key, r)
 		return r
 	}
 	c := &chain{ServiceReport: r, w: w, svc: svc, ready: map[string]int{}}
@@ -72,15 +72,16 @@ func (w *World) Service(key lb.Key) *ServiceReport {
 	c.events()
 	c.service()
 	if !c.address() {
-		w.finish(r)
+		w.finish(key, r)
 		return r
 	}
 	c.eligible, c.now = w.verdicts(key, w.ideal), w.verdicts(key, w.planner)
 	c.find()
+	c.places()
 	c.table()
 	for _, step := range []func() bool{c.advertisements, c.endpoints, c.nodes, c.speakers} {
 		if !step() {
-			w.finish(r)
+			w.finish(key, r)
 			return r
 		}
 	}
@@ -88,14 +89,14 @@ func (w *World) Service(key lb.Key) *ServiceReport {
 	c.wire()
 	c.sessions()
 	c.dataPlane()
-	w.finish(r)
+	w.finish(key, r)
 	return r
 }
 
 func (r *ServiceReport) add(f Finding) { r.Chain = append(r.Chain, f) }
 
 // finish finds the first broken link, or says what else there is to try.
-func (w *World) finish(r *ServiceReport) {
+func (w *World) finish(key lb.Key, r *ServiceReport) {
 	if r.First = first(r.Chain, Broken); r.First != nil {
 		return
 	}
@@ -103,6 +104,9 @@ func (w *World) finish(r *ServiceReport) {
 		return
 	}
 	a := r.Addresses[0]
+	if from := w.c.Sources[key]; len(from) > 0 {
+		r.Next = append(r.Next, fmt.Sprintf("is the client in spec.loadBalancerSourceRanges of the Service (%s), with the address that nodes see? kube-proxy drops what others send", prefixes(from)))
+	}
 	if r.Owner != "" {
 		tool := "arping -c 3 " + a.String()
 		if a.Is6() {
@@ -204,7 +208,18 @@ func (c *chain) service() {
 	if c.svc.SharingKey != "" {
 		f.What += fmt.Sprintf(", shares addresses under %q", c.svc.SharingKey)
 	}
+	if from := c.w.c.Sources[c.svc.Key]; len(from) > 0 {
+		f.What += ", for clients from " + prefixes(from) + " alone (spec.loadBalancerSourceRanges)"
+	}
 	c.add(f)
+}
+
+func prefixes(all []netip.Prefix) string {
+	out := make([]string, len(all))
+	for i, p := range all {
+		out[i] = p.String()
+	}
+	return list(out)
 }
 
 // find finds the advertisements for it, and counts endpoints.
@@ -225,6 +240,10 @@ func (c *chain) find() {
 			c.anywhere++
 		}
 	}
+}
+
+// places finds from where it is announced.
+func (c *chain) places() {
 	if len(c.w.nodes) > 0 {
 		c.Owner = c.now[c.w.judge()].Owner
 	}

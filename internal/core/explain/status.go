@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/ipam"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/plan"
 )
 
 // Status is the whole at a glance: what is wrong first.
@@ -66,6 +68,7 @@ func (w *World) Status() *Status {
 	s := &Status{Gaps: w.gapsOfStatus(), Pools: w.pools(), VIPs: []VIP{}, Wrong: []Finding{}}
 	places := w.placements()
 	w.deaf = w.allSessionsDown()
+	w.reasons = map[string]lb.Reason{}
 	owns, routes := map[string]int{}, map[string]int{}
 	troubles := map[lb.Reason][]string{}
 	for _, key := range w.keys {
@@ -116,10 +119,7 @@ func (w *World) vip(key lb.Key, at Placement) VIP {
 	svc := w.services[key]
 	v := VIP{Service: key.String(), Addresses: svc.Addrs, Pool: w.poolOf(svc), State: string(lb.Announced)}
 	if len(svc.Addrs) == 0 {
-		v.State, v.Pool = string(NotYetWritten), ""
-		if d := w.book.Decide(&svc.Service); d.Refused != nil {
-			v.State = string(d.Refused.Reason)
-		}
+		v.State, v.Pool = string(cmp.Or(w.firstBroken(svc), NotYetWritten)), ""
 		return v
 	}
 	said := w.announcing(key)
@@ -134,10 +134,7 @@ func (w *World) vip(key lb.Key, at Placement) VIP {
 	planned := at.Owner != "" || len(at.NextHops) > 0
 	switch {
 	case w.c.gap(FromEndpoints) == nil && !planned:
-		v.State = string(at.L2.Reason)
-		if at.L2.Reason == lb.NoMatchingAdvertisement || at.L2.Reason == lb.NotOwner {
-			v.State = string(cmp.Or(at.BGP.Reason, at.L2.Reason))
-		}
+		v.State = string(cmp.Or(w.firstBroken(svc), at.L2.Reason))
 	case known && len(said.L2)+len(said.BGP) == 0:
 		v.State = string(SpeakerSilent)
 	case len(said.L2) > 1:
@@ -151,6 +148,36 @@ func (w *World) vip(key lb.Key, at Placement) VIP {
 		}
 	}
 	return v
+}
+
+// firstBroken returns the reason of the first broken link of a Service that nobody announces, as
+// Service explains it; "" if no link is. Services that differ in nothing that matters are explained once.
+func (w *World) firstBroken(svc *plan.Service) lb.Reason {
+	if len(svc.Addrs) == 0 {
+		return reasonOf(w.Service(svc.Key).First)
+	}
+	c := &chain{ServiceReport: &ServiceReport{Pool: w.poolOf(svc)}, w: w, svc: svc, ready: map[string]int{}}
+	c.find()
+	said := w.announcing(svc.Key)
+	var families []lb.Family
+	for _, a := range svc.Addrs {
+		families = append(families, lb.FamilyOf(a))
+	}
+	like := fmt.Sprint(c.Pool, string(families), c.l2, c.bgp, svc.HasSharing, c.anywhere > 0, said.L2, said.BGP, svc.TrafficLocal)
+	if svc.TrafficLocal {
+		like += fmt.Sprint(slices.Sorted(maps.Keys(c.ready)))
+	}
+	if _, known := w.reasons[like]; !known {
+		w.reasons[like] = reasonOf(w.Service(svc.Key).First)
+	}
+	return w.reasons[like]
+}
+
+func reasonOf(f *Finding) lb.Reason {
+	if f == nil {
+		return ""
+	}
+	return f.Reason
 }
 
 // pools lists all pools, those that are set aside too.

@@ -24,9 +24,10 @@ type World struct {
 	nodes    []lb.Node
 	byName   map[string]*Node
 	holders  map[netip.Addr][]lb.Key
-	speakers map[string]Pod // by node: the best one
-	deaf     bool           // all BGP sessions are known to be down; for Status
-	view     *liveness.View // nil if it is not known which speakers run
+	speakers map[string]Pod       // by node: the best one
+	deaf     bool                 // all BGP sessions are known to be down; for Status
+	view     *liveness.View       // nil if it is not known which speakers run
+	reasons  map[string]lb.Reason // of first broken links, for Status
 
 	// What planners go by; see learn.
 	seen    *liveness.View

@@ -130,6 +130,9 @@ type Attrs struct {
 	// GracefulShutdown has the router prefer any other route, for this one will be
 	// withdrawn soon: community 65535:0 (RFC 8326) and local preference 0.
 	GracefulShutdown bool
+	// Yield does the same for this route alone, which another node takes over; and it stays until
+	// it is not asked for any more.
+	Yield bool
 }
 
 // GracefulShutdown is the community of that name (RFC 8326 §5).
@@ -198,6 +201,6 @@ func (a *Attrs) Normalize() {
 // Equal reports whether a and b say the same. Both must be normalized.
 func (a Attrs) Equal(b Attrs) bool {
 	return a.LocalPref == b.LocalPref && a.MED == b.MED && a.HasMED == b.HasMED && a.Prepend == b.Prepend &&
-		a.Bandwidth == b.Bandwidth && a.GracefulShutdown == b.GracefulShutdown &&
+		a.Bandwidth == b.Bandwidth && a.GracefulShutdown == b.GracefulShutdown && a.Yield == b.Yield &&
 		slices.Equal(a.Communities, b.Communities) && slices.Equal(a.LargeCommunities, b.LargeCommunities)
 }

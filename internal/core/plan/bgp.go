@@ -119,10 +119,18 @@ func (p *Planner) routes(svc *Service, advs []int) []route {
 }
 
 func (p *Planner) whyNoRoute(d *decision, advs int) Outcome {
+	if advs == 0 {
+		return Outcome{lb.NoMatchingAdvertisement, "no BGPAdvertisement is for IPAddressPool " + d.pool + ", this Service and this node"}
+	}
+	return p.whyNotServe(d)
+}
+
+// whyNotServe says why this node cannot serve what routers send it for the Service.
+func (p *Planner) whyNotServe(d *decision) Outcome {
 	me := p.nodes[p.opts.Node]
 	switch {
-	case advs == 0:
-		return Outcome{lb.NoMatchingAdvertisement, "no BGPAdvertisement is for IPAddressPool " + d.pool + ", this Service and this node"}
+	case me == nil:
+		return Outcome{lb.NotAnnounced, "this node is not known"}
 	case me.NetworkUnavailable:
 		return Outcome{lb.NodeNetworkUnavailable, "this node's condition NetworkUnavailable is True"}
 	case !d.backends.some:
@@ -145,12 +153,40 @@ func (p *Planner) othersServe(d *decision) bool {
 			down++
 		}
 	}
-	if 2*down > len(p.nodes) {
-		return false
-	}
+	return 2*down <= len(p.nodes) && p.othersAnnounce(d)
+}
+
+// othersAnnounce reports whether a node other than this one can be counted on to announce
+// the Service by BGP, and has a kube-proxy that is healthy.
+func (p *Planner) othersAnnounce(d *decision) bool {
 	for name, n := range p.nodes {
 		if name != p.opts.Node && !p.proxies[name] && p.standsOff(n) == "" && p.member(name) &&
 			(d.backends.nodes == nil || d.backends.nodes[name]) && p.announces(n, d) {
+			return true
+		}
+	}
+	return false
+}
+
+// Yields reports whether this node could serve an address in pfx still, as of the last plan,
+// and another announces it: so that, if the plan does not ask for a route any more, it is by choice.
+func (p *Planner) Yields(pfx netip.Prefix) bool {
+	if pfx.IsSingleIP() {
+		return p.yields(pfx.Addr())
+	}
+	for addr := range p.holders {
+		if pfx.Contains(addr) && p.yields(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Planner) yields(addr netip.Addr) bool {
+	for key := range p.holders[addr] {
+		d := decision{svc: p.services[key], backends: p.services[key].backends()}
+		var no Outcome
+		if d.pool, no = p.poolOf(&d.svc.Service); no.Reason == "" && p.whyNotServe(&d).Reason == "" && p.othersAnnounce(&d) {
 			return true
 		}
 	}
