@@ -72,6 +72,8 @@ func TestHelm(t *testing.T) {
 	l.answers("restarted")
 	l.helm("rollback", "barelb", "1", "--namespace", system.Namespace, "--wait", "--timeout", "4m")
 	l.answers("rolled back")
+	l.webhook()
+	l.answers("with the webhook")
 
 	l.helm("uninstall", "barelb", "--namespace", system.Namespace, "--wait", "--timeout", "4m")
 	l.eventually("nothing to be announced", func() string {
@@ -85,10 +87,65 @@ func TestHelm(t *testing.T) {
 		}
 		return ""
 	})
+	if out := l.kubectl("get", "validatingwebhookconfigurations,services,secrets", "-o", "name"); strings.Contains(out, "webhook") {
+		t.Errorf("the webhook is not gone: %s", out)
+	}
 	l.helm("uninstall", "barelb-crds")
 	if out := l.kubectl("get", "ipaddresspools", "-o", "name"); !strings.Contains(out, "bgp-pool") {
 		t.Errorf("the pool is gone: %q", out)
 	}
+}
+
+// webhook turns the webhook on, off and on again, by the chart.
+func (l *lab) webhook() {
+	l.t.Helper()
+	upgrade := func(set string) {
+		l.helm("upgrade", "barelb", "../../deploy/chart", "--namespace", system.Namespace, "--wait", "--timeout", "4m", "--set", set)
+	}
+	upgrade("controller.webhookMode=enabled")
+	l.eventually("the webhook to refuse", l.overlapPasses)
+	if out, err := l.dryRun("good", "198.18.0.0/24"); err != nil {
+		l.t.Errorf("a pool that is in order: %v %s", err, out)
+	}
+	roots := func() string {
+		return l.kubectl("get", "validatingwebhookconfiguration", "metallb-webhook-configuration", "-o", "jsonpath={.webhooks[*].clientConfig.caBundle}")
+	}
+	before := roots()
+	upgrade("controller.webhookMode=enabled,controller.replicas=2,controller.logLevel=debug")
+	if after := roots(); before == "" || after != before {
+		l.t.Errorf("an upgrade changed by which roots the webhook is known: %q, %q before", after, before)
+	}
+	l.eventually("the webhook to refuse after an upgrade", l.overlapPasses)
+
+	upgrade("controller.webhookMode=disabled")
+	if out := l.kubectl("get", "validatingwebhookconfigurations,services,secrets", "-o", "name"); strings.Contains(out, "webhook") {
+		l.t.Errorf("the webhook is not gone: %s", out)
+	}
+	l.eventually("nobody to refuse", func() string { // the API server hears of it by a watch
+		if out, err := l.dryRun("bad", "192.168.1.250-192.168.1.251"); err != nil {
+			return fmt.Sprint(err, out)
+		}
+		return ""
+	})
+	upgrade("controller.webhookMode=enabled")
+	l.eventually("the webhook to refuse again", l.overlapPasses)
+}
+
+// overlapPasses asks for a pool that overlaps with that of the test, and says so unless it is refused with MetalLB's words.
+func (l *lab) overlapPasses() string {
+	out, err := l.dryRun("bad", "192.168.1.250-192.168.1.251")
+	if err == nil || !strings.Contains(err.Error()+out, "overlaps with already defined CIDR") {
+		return fmt.Sprintf("not refused for that: %v %s", err, out)
+	}
+	return ""
+}
+
+func (l *lab) dryRun(name, addresses string) (string, error) {
+	l.t.Helper()
+	file := filepath.Join(l.t.TempDir(), name+".yaml")
+	text := fmt.Sprintf("apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: %s, namespace: %s}\nspec: {addresses: [%s]}\n", name, system.Namespace, addresses)
+	l.must(os.WriteFile(file, []byte(text), 0o600))
+	return l.c.Kubectl(l.ctx, "create", "--dry-run=server", "-f", file)
 }
 
 // lab is a cluster of real nodes.
