@@ -204,7 +204,7 @@ func (d *Dump) fleetOf() []migrate.Workload {
 func convertWorkload(pod *corev1.PodTemplateSpec) (migrate.Workload, bool) {
 	w := migrate.Workload{
 		Component: cmp.Or(pod.Labels["component"], pod.Labels["app.kubernetes.io/component"]), Labels: pod.Labels,
-		Flags: map[string]string{}, Env: map[string]string{}, Grace: 30,
+		Flags: map[string]string{}, Env: map[string]string{}, Grace: 30, Account: pod.Spec.ServiceAccountName,
 	}
 	name := cmp.Or(pod.Labels["app"], pod.Labels["app.kubernetes.io/name"])
 	for i := range pod.Spec.Containers {
