@@ -87,6 +87,7 @@ generate: ## Generate deepcopy code, CRDs, deploy/manifests, deploy/install.yaml
 	rm -f deploy/crds-chart/templates/*.yaml && cp deploy/crds/*.yaml deploy/crds-chart/templates/
 	mkdir -p deploy/chart/files && cp deploy/monitoring/alerts.yaml deploy/chart/files/
 	rm -rf $(BIN)/rendered && $(HELM) template barelb deploy/chart --namespace metallb-system --output-dir $(BIN)/rendered > /dev/null
+	$(HELM) template barelb deploy/chart --namespace metallb-system --set controller.webhookMode=enabled --show-only templates/webhook.yaml > $(BIN)/rendered/barelb/templates/webhook.yaml
 	cd $(BIN)/rendered/barelb/templates && for f in *.yaml; do sed '/^# Source: /d; /^$$/d' $$f > $(CURDIR)/deploy/manifests/$$f; done
 	(echo '# Assembled by make generate from deploy/chart and deploy/crds; do not edit.'; cd deploy; cat manifests/namespace.yaml crds/*.yaml manifests/{rbac,user-rbac,admission,controller,speaker}.yaml) > deploy/install.yaml
 	go run ./internal/cli/refdoc

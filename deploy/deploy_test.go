@@ -110,6 +110,10 @@ func TestOneSource(t *testing.T) {
 	if diff := cmp.Diff(want, charts); diff != "" {
 		t.Errorf("the charts differ from install.yaml; run `make generate`:\n%s", diff)
 	}
+	hook := render(t, "chart", "--set", "controller.webhookMode=enabled", "--show-only", "templates/webhook.yaml")
+	if diff := cmp.Diff(plain(read(t, "manifests/webhook.yaml")), plain(hook)); diff != "" {
+		t.Errorf("the chart differs from webhook.yaml; run `make generate`:\n%s", diff)
+	}
 	source, err := os.ReadFile("monitoring/alerts.yaml")
 	if err != nil {
 		t.Fatal(err)

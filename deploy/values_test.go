@@ -58,7 +58,23 @@ func TestValues(t *testing.T) {
 		"extra containers":     {set: "controller.extraContainers[0].name=side,controller.extraContainers[0].image=x", want: []string{"name: side"}},
 		"spread":               {set: "controller.topologySpreadConstraints[0].topologyKey=rack,controller.topologySpreadConstraints[0].maxSkew=1,controller.topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule", want: []string{"topologyKey: rack"}},
 		"security contexts":    {set: "controller.securityContext.runAsUser=1000,speaker.securityContext.runAsGroup=7", want: []string{"runAsUser: 1000", "runAsGroup: 7"}},
-		"MetalLB's, untouched": {set: "speaker.frr.enabled=true,frrk8s.enabled=true,crds.enabled=true,controller.webhookMode=enabled", want: []string{"kind: DaemonSet"}},
+		"MetalLB's, untouched": {set: "speaker.frr.enabled=true,frrk8s.enabled=true,crds.enabled=true", want: []string{"kind: DaemonSet"}},
+
+		"no webhook": {set: "controller.webhookMode=disabled", not: []string{"webhook"}},
+		"webhook": {set: "controller.webhookMode=enabled,fullnameOverride=edge", want: []string{
+			"--webhook-mode=enabled", "containerPort: 9443", "kind: ValidatingWebhookConfiguration", "kind: Service\n",
+			"kind: Secret\n", "name: metallb-system:edge-controller-webhook", "name: edge-controller-webhook", "name: edge-controller\n    namespace", "failurePolicy: Ignore",
+		}, not: []string{"cert-manager", "cert-dir", "failurePolicy: Fail\n    sideEffects"}},
+		"webhook alone":              {set: "controller.webhookMode=onlywebhook", want: []string{"--webhook-mode=onlywebhook", "kind: ValidatingWebhookConfiguration"}},
+		"webhook without controller": {set: "controller.webhookMode=enabled,controller.enabled=false", not: []string{"webhook"}},
+		"webhook without roles":      {set: "controller.webhookMode=enabled,rbac.create=false", want: []string{"kind: ValidatingWebhookConfiguration"}, not: []string{"controller-webhook"}},
+		"webhook by the policy":      {set: "controller.webhookMode=enabled,networkpolicies.enabled=true", want: []string{"port: webhook-server"}},
+		"webhook that insists":       {set: "controller.webhookMode=enabled,crds.validationFailurePolicy=Fail", want: []string{"failurePolicy: Fail\n    sideEffects"}, not: []string{"failurePolicy: Ignore"}},
+		"webhook of cert-manager": {set: "controller.webhookMode=enabled,controller.webhook.certManager.enabled=true,tls.controllerMetricsTLSSecret=m", want: []string{
+			"--disable-cert-rotation", "--cert-dir=/etc/webhook-tls", "mountPath: /etc/webhook-tls", "mountPath: /etc/metrics-tls",
+			"secretName: m\n", "secretName: metallb-webhook-tls\n            optional: true", "selfSigned: {}", "kind: Certificate", "dnsNames: [metallb-webhook-service.metallb-system.svc]", "cert-manager.io/inject-ca-from: metallb-system/webhook\n",
+		}, not: []string{"controller-webhook", "kind: Secret\n"}},
+		"webhook of an issuer": {set: "controller.webhookMode=enabled,controller.webhook.certManager.enabled=true,controller.webhook.certManager.issuerRef.name=ca,controller.webhook.certManager.issuerRef.kind=ClusterIssuer", want: []string{"issuerRef:\n    kind: ClusterIssuer\n    name: ca\n"}, not: []string{"kind: Issuer"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -92,6 +108,7 @@ func TestWrongValues(t *testing.T) {
 		"speaker.gracefulRestart=off", "speaker.drainSeconds=601", "controller.logLevel=loud", "speaker.extraArgs[0]=b", "configInline.peers[0].x=1",
 		"speaker.memberlst.enabled=false", "imagePullSecrets[0]=a", "tls.minVersion=1.3",
 		"prometheus.podMonitor.enabled=true,prometheus.serviceMonitor.enabled=true",
+		"controller.webhookMode=on", "crds.validationFailurePolicy=Never", "controller.webhook.certManager.issuerRef.kind=ClusterIssuer",
 	} {
 		if text, err := helm(t, "template", "barelb", "chart", "--set", set); err == nil {
 			t.Errorf("%s was taken:\n%s", set, text)

@@ -46,6 +46,8 @@ func (d *Dump) Cluster(namespace string) *explain.Cluster {
 func (d *Dump) convertNodes(c *explain.Cluster) {
 	for _, o := range latestOf(d.Nodes) {
 		n := explain.Node{Node: convertNode(&o).Node, Drain: o.Annotations[v1beta1.AnnotationDrain]}
+		ready := readyCondition(&o)
+		n.Unheard = ready != nil && ready.Status == corev1.ConditionUnknown
 		for _, text := range cmpOr(o.Spec.PodCIDRs, []string{o.Spec.PodCIDR}) {
 			if p, err := netip.ParsePrefix(text); err == nil {
 				n.PodRanges = append(n.PodRanges, p)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -101,11 +102,14 @@ func (d *Dump) speakerSecrets(workloads []migrate.Workload) []migrate.Secret {
 	return out
 }
 
-// webhooks are the ValidatingWebhookConfigurations about our group.
+// webhooks are the ValidatingWebhookConfigurations about our group that refuse what nobody answers for.
 func (d *Dump) webhooks() []string {
 	var out []string
 	for _, o := range latestOf(d.Webhooks) {
 		for _, h := range o.Webhooks {
+			if h.FailurePolicy != nil && *h.FailurePolicy == admissionv1.Ignore {
+				continue // such as ours
+			}
 			for _, r := range h.Rules {
 				if slices.Contains(r.APIGroups, v1beta1.GroupVersion.Group) && !slices.Contains(out, o.Name) {
 					out = append(out, o.Name)
@@ -200,7 +204,7 @@ func (d *Dump) fleetOf() []migrate.Workload {
 func convertWorkload(pod *corev1.PodTemplateSpec) (migrate.Workload, bool) {
 	w := migrate.Workload{
 		Component: cmp.Or(pod.Labels["component"], pod.Labels["app.kubernetes.io/component"]), Labels: pod.Labels,
-		Flags: map[string]string{}, Env: map[string]string{}, Grace: 30,
+		Flags: map[string]string{}, Env: map[string]string{}, Grace: 30, Account: pod.Spec.ServiceAccountName,
 	}
 	name := cmp.Or(pod.Labels["app"], pod.Labels["app.kubernetes.io/name"])
 	for i := range pod.Spec.Containers {

@@ -106,7 +106,6 @@ func otherRoot(t *testing.T) []byte {
 // unjudged meanwhile, at any of two replicas.
 func TestWebhookRotates(t *testing.T) {
 	h := newHooked(t)
-	h.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: hookSecret}}) // as MetalLB's manifests have it
 	short := func(o *kube.WebhookOptions) { o.Life, o.Interval = 12*time.Second, 500*time.Millisecond }
 	ports := []int{h.serve(short), h.serve(short)}
 	h.route(ports...) // pools at the first, BGPPeers at the second
@@ -205,6 +204,9 @@ func TestWebhookWithFiles(t *testing.T) {
 		return func() string {
 			if err := h.client.Get(t.Context(), client.ObjectKey{Namespace: system, Name: hookSecret}, &made); err != nil {
 				return err.Error()
+			}
+			if len(made.Data) == 0 {
+				return "the Secret is empty, as webhook.yaml has it"
 			}
 			for _, name := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
 				if err := os.WriteFile(filepath.Join(dir, name), made.Data[name], 0o600); err != nil {

@@ -2,7 +2,15 @@ package install_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -72,6 +80,8 @@ func TestHelm(t *testing.T) {
 	l.answers("restarted")
 	l.helm("rollback", "barelb", "1", "--namespace", system.Namespace, "--wait", "--timeout", "4m")
 	l.answers("rolled back")
+	l.webhook()
+	l.answers("with the webhook")
 
 	l.helm("uninstall", "barelb", "--namespace", system.Namespace, "--wait", "--timeout", "4m")
 	l.eventually("nothing to be announced", func() string {
@@ -85,10 +95,123 @@ func TestHelm(t *testing.T) {
 		}
 		return ""
 	})
+	if out := l.kubectl("get", "validatingwebhookconfigurations,services,secrets", "-o", "name"); strings.Contains(out, "webhook") {
+		t.Errorf("the webhook is not gone: %s", out)
+	}
 	l.helm("uninstall", "barelb-crds")
 	if out := l.kubectl("get", "ipaddresspools", "-o", "name"); !strings.Contains(out, "bgp-pool") {
 		t.Errorf("the pool is gone: %q", out)
 	}
+}
+
+// webhook turns the webhook on, off and on again, by the chart.
+func (l *lab) webhook() {
+	l.t.Helper()
+	upgrade := func(set string) {
+		l.helm("upgrade", "barelb", "../../deploy/chart", "--namespace", system.Namespace, "--wait", "--timeout", "4m", "--set", set)
+	}
+	upgrade("controller.webhookMode=enabled")
+	l.eventually("the webhook to refuse", l.overlapPasses)
+	if out, err := l.dryRun("good", "198.18.0.0/24"); err != nil {
+		l.t.Errorf("a pool that is in order: %v %s", err, out)
+	}
+	roots := func() string {
+		return l.kubectl("get", "validatingwebhookconfiguration", "metallb-webhook-configuration", "-o", "jsonpath={.webhooks[*].clientConfig.caBundle}")
+	}
+	before := roots()
+	upgrade("controller.webhookMode=enabled,controller.replicas=2,controller.logLevel=debug")
+	if after := roots(); before == "" || after != before {
+		l.t.Errorf("an upgrade changed by which roots the webhook is known: %q, %q before", after, before)
+	}
+	l.eventually("the webhook to refuse after an upgrade", l.overlapPasses)
+
+	upgrade("controller.webhookMode=disabled")
+	if out := l.kubectl("get", "validatingwebhookconfigurations,services,secrets", "-o", "name"); strings.Contains(out, "webhook") {
+		l.t.Errorf("the webhook is not gone: %s", out)
+	}
+	l.eventually("nobody to refuse", func() string { // the API server hears of it by a watch
+		if out, err := l.dryRun("bad", "192.168.1.250-192.168.1.251"); err != nil {
+			return fmt.Sprint(err, out)
+		}
+		return ""
+	})
+	l.certManager(func() { upgrade("controller.webhookMode=enabled,controller.webhook.certManager.enabled=true") })
+	upgrade("controller.webhookMode=enabled")
+	l.eventually("the webhook to refuse again", l.overlapPasses)
+}
+
+// certManager turns the webhook on with a certificate of cert-manager's, for which the test stands: controllers are
+// Ready before there is one, and then serve with it.
+func (l *lab) certManager(turnOn func()) {
+	l.t.Helper()
+	for kind, plural := range map[string]string{"Certificate": "certificates", "Issuer": "issuers"} {
+		l.must(l.c.ApplyYAML(l.ctx, fmt.Sprintf(`apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: %[1]s.cert-manager.io}
+spec:
+  group: cert-manager.io
+  names: {kind: %[2]s, plural: %[1]s}
+  scope: Namespaced
+  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+`, plural, kind)))
+		l.kubectl("wait", "crd", plural+".cert-manager.io", "--for=condition=Established")
+	}
+	turnOn() // and waits until the controller is Ready
+	certificate, key := selfSigned(l.t, l.kubectl("get", "certificate", "webhook", "-o", "jsonpath={.spec.dnsNames[0]}"))
+	dir := l.t.TempDir()
+	l.must(os.WriteFile(filepath.Join(dir, "tls.crt"), certificate, 0o600))
+	l.must(os.WriteFile(filepath.Join(dir, "tls.key"), key, 0o600))
+	secret := l.kubectl("get", "certificate", "webhook", "-o", "jsonpath={.spec.secretName}")
+	l.kubectl("create", "secret", "tls", secret, "--cert="+filepath.Join(dir, "tls.crt"), "--key="+filepath.Join(dir, "tls.key"))
+	l.kubectl("annotate", "pod", "-l", "app=metallb,component=controller", "lab/seen=yes") // so that the kubelet looks at its volumes now
+	bundle, hook := base64.StdEncoding.EncodeToString(certificate), "metallb-webhook-configuration"
+	patch := fmt.Sprintf(`[{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": %q}]`, bundle)
+	l.kubectl("patch", "validatingwebhookconfiguration", hook, "--type=json", "-p", patch)
+	l.eventually("the webhook to refuse with a certificate that it was given", l.overlapPasses)
+	if now := l.kubectl("get", "validatingwebhookconfiguration", hook, "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"); now != bundle {
+		l.t.Errorf("the controller has changed by which root it is known: %q", now)
+	}
+	l.kubectl("delete", "secret", secret)
+}
+
+// selfSigned returns a certificate for a name, and its key.
+func selfSigned(t *testing.T, name string) (certificate, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+}
+
+// overlapPasses asks for a pool that overlaps with that of the test, and says so unless it is refused with MetalLB's words.
+func (l *lab) overlapPasses() string {
+	out, err := l.dryRun("bad", "192.168.1.250-192.168.1.251")
+	if err == nil || !strings.Contains(err.Error()+out, "overlaps with already defined CIDR") {
+		return fmt.Sprintf("not refused for that: %v %s", err, out)
+	}
+	return ""
+}
+
+func (l *lab) dryRun(name, addresses string) (string, error) {
+	l.t.Helper()
+	file := filepath.Join(l.t.TempDir(), name+".yaml")
+	text := fmt.Sprintf("apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: %s, namespace: %s}\nspec: {addresses: [%s]}\n", name, system.Namespace, addresses)
+	l.must(os.WriteFile(file, []byte(text), 0o600))
+	return l.c.Kubectl(l.ctx, "create", "--dry-run=server", "-f", file)
 }
 
 // lab is a cluster of real nodes.

@@ -23,6 +23,11 @@
 {{ if and .Values.admissionPolicy.enabled .Values.speaker.enabled (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) }}true{{ end }}
 {{- end }}
 
+{{/* Whether the API server asks the controller before configuration is written. */}}
+{{- define "barelb.webhook" -}}
+{{ if and .Values.controller.enabled (ne .Values.controller.webhookMode "disabled") }}true{{ end }}
+{{- end }}
+
 {{- define "barelb.tlsArgs" -}}
 {{- with .minVersion }}
             - --tls-min-version={{ . }}
@@ -47,10 +52,9 @@ failureThreshold: {{ .failureThreshold }}
 {{- define "barelb.withoutEffect" -}}
 {{- $why := dict
   "nameOverride" "it named labels; ours are app=metallb and component"
-  "crds" "the kinds are in the chart barelb-crds, which never deletes them"
+  "crds.enabled" "the kinds are in the chart barelb-crds, which never deletes them"
   "frrk8s" "the speaker speaks BGP itself"
   "frr-k8s" "the speaker speaks BGP itself"
-  "controller.webhookMode" "the chart installs no webhook (docs/webhook.md says how to): a bad object is set aside alone, and its status says why"
   "speaker.frr" "the speaker speaks BGP itself"
   "speaker.reloader" "there is no FRR to reload"
   "speaker.frrMetrics" "the speaker counts itself"

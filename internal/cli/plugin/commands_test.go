@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/barelb/barelb/internal/core/explain"
 	"github.com/barelb/barelb/internal/core/lb"
@@ -59,6 +60,32 @@ status: {loadBalancer: {ingress: [{ip: 192.168.1.241}]}}`)
 	return w
 }
 
+// unheard is a cluster that announces by BGP, one node of which was switched off hours ago.
+func unheard(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	byBGP(w)
+	w.edit("Node/node2", fmt.Sprintf(`{status: {conditions: [{type: Ready, status: Unknown, reason: NodeStatusUnknown, lastTransitionTime: %q}]}}`,
+		time.Now().Add(-3*time.Hour-time.Minute).UTC().Format(time.RFC3339)))
+	w.edit("Pod/speaker-2", `{status: {conditions: [{type: Ready, status: "False"}]}}`)
+	w.add(`
+apiVersion: metallb.io/v1beta1
+kind: BGPSessionStatus
+metadata: {name: session-2, namespace: metallb-system}
+status: {node: node2, bgpPeer: router1, bgpStatus: Established}`)
+	return w
+}
+
+// TestUnheardAnnouncesNothing: a Service of which only a node speaks that is not heard of
+// any more is not called announced.
+func TestUnheardAnnouncesNothing(t *testing.T) {
+	w := unheard(t)
+	w.remove("ServiceBGPStatus/bgp-web-node1", "ServiceBGPStatus/bgp-web-node3")
+	if out := w.ask("status"); !strings.Contains(out, "SpeakerSilent") {
+		t.Error(out)
+	}
+}
+
 // TestTranscripts holds what the commands print.
 func TestTranscripts(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -70,6 +97,9 @@ func TestTranscripts(t *testing.T) {
 		"status-mixed":       {mixed, "status", ""},
 		"status-sessions":    {changed(func(w *world) { byBGP(w); w.metrics = sessions(0, 0, 0) }), "status", ""},
 		"status-wrong":       {mixed, "status --wrong -o yaml", ""},
+		"status-unheard":     {unheard, "status", ""},
+		"node-unheard":       {unheard, "explain node node2", ""},
+		"service-unheard":    {unheard, "explain service shop/web", ""},
 		"address-web":        {newWorld, "explain address 192.168.1.240", ""},
 		"address-free":       {newWorld, "explain address 192.168.1.242", ""},
 		"address-elsewhere":  {newWorld, "explain address 8.8.8.8", ""},

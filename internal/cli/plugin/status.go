@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -100,9 +101,12 @@ func (p *printer) status(s *explain.Status, most int) {
 		if i == most {
 			break
 		}
-		rows = append(rows, []string{x.Service, def(join(x.Addresses), "-"), x.Pool, few(x.L2), few(x.BGP), x.State})
+		rows = append(rows, []string{x.Service, def(join(x.Addresses), "-"), x.Pool, few(marked(x.L2, x.Unheard)), few(marked(x.BGP, x.Unheard)), x.State})
 	}
 	p.table([]string{"SERVICE", "ADDRESS", "POOL", "LAYER2", "BGP", "STATE"}, rows)
+	if slices.ContainsFunc(s.VIPs[:min(most, len(s.VIPs))], func(v explain.VIP) bool { return len(v.Unheard) > 0 }) {
+		p.line("?: nothing is heard of the node any more; its speaker said so last")
+	}
 	if n := len(s.VIPs) - most; n > 0 {
 		p.line("and %d more: --all lists them", n)
 	}
@@ -114,6 +118,17 @@ func join(addrs []netip.Addr) string {
 		out[i] = a.String()
 	}
 	return strings.Join(out, ",")
+}
+
+// marked returns names, with a question mark at those of which nothing is heard.
+func marked(names, unheard []string) []string {
+	out := slices.Clone(names)
+	for i, n := range out {
+		if slices.Contains(unheard, n) {
+			out[i] += "?"
+		}
+	}
+	return out
 }
 
 // few names some nodes, and counts the others.

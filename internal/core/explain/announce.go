@@ -384,9 +384,15 @@ func (c *chain) away() (nodes, lines []string, reason lb.Reason) {
 func (w *World) absent(node string) (string, lb.Reason) {
 	x, seen := w.seen.Nodes[node]
 	others := w.witness != "" && w.witness != node
+	silent := w.silentFor(node)
 	switch {
+	case others && silent != "" && len(x.Dead) > 0: // said below
+	case !w.runs(node) && silent != "":
+		return "nothing is heard of it for " + silent, NotHeardOf
 	case !w.runs(node):
 		return cmp.Or(w.speakers[node].Why, "there is no Pod of a speaker on it"), SpeakerNotRunning
+	}
+	switch {
 	case others && len(x.Dead) > 0:
 		var where []string
 		for s := range x.Dead {
@@ -411,6 +417,8 @@ func (w *World) revive(reason lb.Reason) string {
 	switch reason { //nolint:exhaustive // those of absent
 	case NodeDead:
 		return "see to the node, its link (cable, port, VLAN) and its switch: ip -br link on the node; kubectl describe node"
+	case NotHeardOf:
+		return "see to the node and to its way to the API server: kubectl describe node; if it is gone for good, delete its Node"
 	case NotMember:
 		return "allow TCP and UDP port 7946 between nodes; all speakers need the same memberlist Secret"
 	}

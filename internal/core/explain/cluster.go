@@ -127,6 +127,9 @@ type Node struct {
 	PodRanges []netip.Prefix
 	Subnets   []netip.Prefix // that it says of itself to be on-link; empty if unknown
 	Drain     string         // value of the annotation barelb.io/drain
+	// Unheard says that the API server hears nothing of it, since NotReadySince: it is down,
+	// or cut off from the API server and announces as before.
+	Unheard bool
 }
 
 // Report is a ServiceL2Status or ServiceBGPStatus.

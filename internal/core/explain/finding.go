@@ -43,6 +43,7 @@ const (
 	SpeakerSilent        lb.Reason = "SpeakerSilent"   // it does not report what it should announce
 	ReportsDiffer        lb.Reason = "ReportsDiffer"   // another node than expected says that it announces
 	TwoOwners            lb.Reason = "TwoOwners"       // two nodes say that they answer for one address
+	NotHeardOf           lb.Reason = "NotHeardOf"      // the API server hears nothing of a node
 	NoSession            lb.Reason = "NoSession"       // no BGP session that should carry it is up
 	SessionDown          lb.Reason = "SessionDown"     // one of them is not
 	BFDDown              lb.Reason = "BFDDown"         // none is up, and nor is BFD

@@ -46,6 +46,8 @@ func (w *World) Node(name string) *NodeReport {
 		add(unknown("speaker", g))
 	case w.view == nil:
 		add(Finding{Level: NotChecked, Check: "speaker", What: "no Pod of a speaker is found anywhere"})
+	case !w.runs(name) && w.silentFor(name) != "":
+		add(Finding{Level: NotChecked, Check: "speaker", What: "nothing is heard of its speaker either"})
 	case !w.runs(name):
 		add(broken("speaker", SpeakerNotRunning, "no speaker runs on it: %s", cmp.Or(w.speakers[name].Why, "there is no Pod")).
 			remedy("kubectl -n %s describe daemonset speaker (tolerations, nodeSelector)", w.c.Namespace))
@@ -90,6 +92,8 @@ func (w *World) sessionOf(node string, peer lb.Peer) (string, *Finding) {
 	switch {
 	case !known:
 		return peer.String(), nil
+	case w.silentFor(node) != "":
+		return peer.String() + " not known", nil
 	case at.Up:
 		return peer.String() + " up", nil
 	}
@@ -98,6 +102,28 @@ func (w *World) sessionOf(node string, peer lb.Peer) (string, *Finding) {
 		f = f.with(at.Why)
 	}
 	return peer.String() + " down", &f
+}
+
+// silence is the Finding about a node of which nothing is heard.
+func (w *World) silence(node, age string) Finding {
+	said := 0
+	for _, r := range slices.Concat(w.c.L2, w.c.BGP) {
+		if r.Node == node {
+			said++
+		}
+	}
+	sessions := 0
+	for _, r := range w.c.Sessions {
+		if r.Node == node {
+			sessions++
+		}
+	}
+	f := warning("node", NotHeardOf, "nothing is heard of %s for %s: it is down, or cut off from the API server and announces as before", node, age).
+		remedy("kubectl describe node %s; if it is gone for good: kubectl delete node %s", node, node)
+	if said+sessions > 0 {
+		f = f.with(fmt.Sprintf("what its speaker said last stands until its Node or Pod is deleted: %d %s that it announces, %d of its BGP sessions", said, verb(said, "object", "objects"), sessions))
+	}
+	return f
 }
 
 // stands says what a node's own object has against announcing from it.
@@ -113,10 +139,14 @@ func (w *World) stands(n *Node) []Finding {
 	case n.Drain != "" || n.Leaving != "":
 		out = append(out, warning("node", lb.NodeLeaving, "it is leaving: %s", cmp.Or(n.Leaving, "annotation barelb.io/drain")).
 			with("since "+cmp.Or(n.Drain, "unknown")).remedy("kubectl barelb undrain %s", n.Name))
-	default:
+	case w.silentFor(n.Name) == "":
 		out = append(out, ok("node", "it may announce"))
 	}
-	if !n.NotReadySince.IsZero() {
+	if age := w.silentFor(n.Name); age != "" {
+		f := w.silence(n.Name, age)
+		f.Level = Broken
+		out = append(out, f)
+	} else if !n.NotReadySince.IsZero() {
 		out = append(out, warning("node", lb.NodeUnfit, "it is not Ready since %s", roundAge(w.c.Now.Sub(n.NotReadySince))).remedy("kubectl describe node %s", n.Name))
 	}
 	if s := w.c.Speakers[n.Name]; s != nil && s.ProxyDown {

@@ -268,12 +268,15 @@ func (c *chain) table() {
 			row.BGP, row.BGPMessage = v.BGP.Reason, v.BGP.Message
 		}
 		if !c.w.runs(n.Name) {
-			down := "its speaker does not run: " + cmp.Or(c.w.speakers[n.Name].Why, "there is no Pod of one on the node")
+			down, reason := "its speaker does not run: "+cmp.Or(c.w.speakers[n.Name].Why, "there is no Pod of one on the node"), SpeakerNotRunning
+			if c.w.silentFor(n.Name) != "" {
+				down, reason = c.w.absent(n.Name)
+			}
 			if row.L2 != "" && (e.L2.Reason == lb.Announced || e.L2.Reason == lb.NotOwner) {
-				row.L2, row.L2Message = SpeakerNotRunning, down
+				row.L2, row.L2Message = reason, down
 			}
 			if row.BGP == lb.Announced {
-				row.BGP, row.BGPMessage = SpeakerNotRunning, down
+				row.BGP, row.BGPMessage = reason, down
 			}
 		}
 		var roles []string

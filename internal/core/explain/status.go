@@ -58,8 +58,9 @@ type VIP struct {
 	Service   string       `json:"service"`
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Pool      string       `json:"pool,omitempty"`
-	L2        []string     `json:"layer2,omitempty"` // nodes that answer
-	BGP       []string     `json:"bgp,omitempty"`    // nodes that advertise
+	L2        []string     `json:"layer2,omitempty"`     // nodes that answer
+	BGP       []string     `json:"bgp,omitempty"`        // nodes that advertise
+	Unheard   []string     `json:"notHeardOf,omitempty"` // those of which nothing is heard any more
 	State     string       `json:"state"`
 }
 
@@ -131,11 +132,17 @@ func (w *World) vip(key lb.Key, at Placement) VIP {
 			v.L2 = []string{at.Owner}
 		}
 	}
+	for _, n := range slices.Concat(v.L2, v.BGP) {
+		if w.silentFor(n) != "" && !slices.Contains(v.Unheard, n) {
+			v.Unheard = append(v.Unheard, n)
+		}
+	}
+	heard := slices.ContainsFunc(slices.Concat(said.L2, said.BGP), func(n string) bool { return !slices.Contains(v.Unheard, n) })
 	planned := at.Owner != "" || len(at.NextHops) > 0
 	switch {
 	case w.c.gap(FromEndpoints) == nil && !planned:
 		v.State = string(cmp.Or(w.firstBroken(svc), at.L2.Reason))
-	case known && len(said.L2)+len(said.BGP) == 0:
+	case known && !heard:
 		v.State = string(SpeakerSilent)
 	case len(said.L2) > 1:
 		v.State = string(TwoOwners)
@@ -218,7 +225,10 @@ func (w *World) nodeRows(owns, routes map[string]int) []NodeRow {
 	for i := range w.c.Nodes {
 		n := &w.c.Nodes[i]
 		r := NodeRow{Name: n.Name, State: "ready", Speaker: "not checked", Owns: owns[n.Name], Routes: routes[n.Name]}
+		age := w.silentFor(n.Name)
 		switch {
+		case age != "":
+			r.State = "not heard of for " + age
 		case n.NetworkUnavailable:
 			r.State = "network unavailable"
 		case n.Excluded:
@@ -231,8 +241,11 @@ func (w *World) nodeRows(owns, routes map[string]int) []NodeRow {
 			r.State = "cordoned"
 		}
 		if w.view != nil {
-			if r.Speaker = "not running"; w.runs(n.Name) {
+			switch r.Speaker = "not running"; {
+			case w.runs(n.Name):
 				r.Speaker = "running"
+			case age != "":
+				r.Speaker = "not known"
 			}
 		}
 		out = append(out, r)
@@ -246,7 +259,7 @@ func (w *World) peerings() []Peering {
 	for _, p := range w.cfg.Peers {
 		row := Peering{Peer: p.String(), ASN: p.PeerASN}
 		for _, n := range w.nodes {
-			if !lb.MatchesAny(p.NodeSelectors, n.Labels) || !w.runs(n.Name) {
+			if !lb.MatchesAny(p.NodeSelectors, n.Labels) || !w.runs(n.Name) || w.silentFor(n.Name) != "" {
 				continue
 			}
 			row.Nodes++
@@ -353,7 +366,9 @@ func (w *World) components() []Finding {
 	}
 	var down, lines []string
 	for _, n := range w.nodes {
-		if !w.runs(n.Name) {
+		if age := w.silentFor(n.Name); age != "" {
+			out = append(out, w.silence(n.Name, age))
+		} else if !w.runs(n.Name) {
 			down = append(down, n.Name)
 			lines = append(lines, n.Name+": "+cmp.Or(w.speakers[n.Name].Why, "there is no Pod of a speaker"))
 		}

@@ -229,6 +229,16 @@ func (w *World) all() []*plan.Service {
 // runs reports whether a node's speaker runs, as far as that is known.
 func (w *World) runs(node string) bool { return w.view == nil || w.view.Nodes[node].Member }
 
+// silentFor says for how long the API server has heard nothing of a node, whose speaker did
+// not answer us either; "" for a node that is heard of. What such a speaker has said last
+// stands: nobody can tell a node that is dead from one that is cut off and announces.
+func (w *World) silentFor(node string) string {
+	if n := w.byName[node]; n != nil && n.Unheard && w.c.Speakers[node] == nil {
+		return roundAge(w.c.Now.Sub(n.NotReadySince))
+	}
+	return ""
+}
+
 // announcing returns who says that it announces a Service.
 func (w *World) announcing(key lb.Key) lb.Announcement {
 	var a lb.Announcement

@@ -92,7 +92,7 @@ func webhooks(f *Facts) []explain.Finding {
 		return gap
 	}
 	if len(f.Webhooks) == 0 {
-		return fine(check, "no ValidatingWebhookConfiguration is about metallb.io")
+		return fine(check, "no ValidatingWebhookConfiguration refuses objects of metallb.io while nobody answers")
 	}
 	var out []explain.Finding
 	for _, name := range f.Webhooks {

@@ -108,7 +108,7 @@ func membership(f *Facts) []explain.Finding {
 // which it is not installed yet.
 func defaultSpeaker(namespace string) *Workload {
 	return &Workload{
-		Object: Object{Kind: "DaemonSet", Namespace: namespace, Name: "speaker"}, Maker: BareLB, Component: "speaker", Secret: "memberlist",
+		Object: Object{Kind: "DaemonSet", Namespace: namespace, Name: "speaker"}, Maker: BareLB, Component: "speaker", Secret: "memberlist", Account: "speaker",
 		Labels: map[string]string{"app": "metallb", "component": "speaker"},
 		Env:    map[string]string{"METALLB_ML_LABELS": "app=metallb,component=speaker"},
 	}
@@ -140,6 +140,39 @@ func meets(f *Facts, theirs *Workload) []explain.Finding {
 		out = append(out, say(explain.Broken, check, KeyDiffers, "speakers of the two have keys from different Secrets, and do not hear each other: two nodes would answer for one address").
 			seen(fmt.Sprintf("%s: Secret %q", theirs, theirs.Secret), fmt.Sprintf("%s: Secret %q", ours, ours.Secret)).
 			remedy("have BareLB use Secret %s: the volume memberlist of its DaemonSet, and METALLB_ML_SECRET_NAME of its controller", theirs.Secret))
+	}
+	return out
+}
+
+// rights sees whether installing one takes away what the speakers of the other may do. Roles
+// have the names that MetalLB's manifests give them, so that what is installed over MetalLB has
+// no more rights than it needs.
+func rights(f *Facts) []explain.Finding {
+	const check = "rights"
+	if gap := f.unknown(check, explain.FromWorkloads); gap != nil {
+		return gap
+	}
+	ours := defaultSpeaker(f.Cluster.Namespace)
+	if all := f.of(BareLB, "speaker"); len(all) > 0 {
+		ours = all[0]
+	}
+	var out []explain.Finding
+	for _, w := range f.of(MetalLB, "speaker") {
+		release, fromChart := strings.CutSuffix(w.Name, "-speaker")
+		switch {
+		case w.Namespace != ours.Namespace || ours.Name != "speaker":
+		case w.Account != "" && w.Account == ours.Account:
+			out = append(out, say(explain.Warning, check, RightsReplaced, "MetalLB's speakers have the ServiceAccount of BareLB's, whose roles replace MetalLB's: those that still run may then not read Secrets and ConfigMaps, nor write FRRConfigurations").
+				seen(fmt.Sprintf("%s: spec.template.spec.serviceAccountName: %s", w, w.Account)).
+				remedy("give them a copy of MetalLB's roles before BareLB is applied: docs/migration.md, MetalLB installed by its manifests"))
+		case fromChart && release == w.Namespace:
+			out = append(out, say(explain.Broken, check, RightsReplaced, "MetalLB's ClusterRoles have the names of BareLB's, which replace them, and helm uninstall deletes them").
+				seen(fmt.Sprintf("%s: ClusterRole %s:speaker", w, release)).
+				remedy("give BareLB's other names: helm install barelb deploy/chart --set fullnameOverride=barelb, or helm template in place of deploy/install.yaml"))
+		}
+	}
+	if len(out) == 0 {
+		out = fine(check, "installing one takes no rights from the other")
 	}
 	return out
 }

@@ -74,6 +74,7 @@ type Workload struct {
 	Maker     Maker
 	Component string // "controller" or "speaker"
 	Replicas  int    // wanted, of a Deployment
+	Account   string // ServiceAccount of its Pods
 	// Labels are those of its Pods.
 	Labels map[string]string
 	// Flags and Env are of the container that is the component. A switch without a value
@@ -115,6 +116,7 @@ const (
 	LabelsDiffer      lb.Reason = "MemberlistLabelsDiffer"
 	OtherNamespace    lb.Reason = "OtherNamespace"
 	NoTimeToLeave     lb.Reason = "NoTimeToLeave"
+	RightsReplaced    lb.Reason = "RightsReplaced"
 	WebhookRefuses    lb.Reason = "WebhookRefuses"
 	NoCounterpart     lb.Reason = "NoCounterpart"
 	RoutesStay        lb.Reason = "RoutesStay"
@@ -135,7 +137,7 @@ const (
 func Check(f *Facts) []explain.Finding {
 	var out []explain.Finding
 	for _, check := range []func(*Facts) []explain.Finding{
-		installed, crds, controllers, nodes, membership, key, settings, webhooks, frr, configMaps, graphs, addresses, configuration, annotations,
+		installed, crds, controllers, nodes, membership, key, rights, settings, webhooks, frr, configMaps, graphs, addresses, configuration, annotations,
 	} {
 		out = append(out, check(f)...)
 	}

@@ -59,6 +59,27 @@ func TestCRDs(t *testing.T) {
 	}
 }
 
+// TestRights: whose roles are replaced, and by what.
+func TestRights(t *testing.T) {
+	for name, c := range map[string]struct {
+		namespace, speaker, account string
+		want                        explain.Level
+	}{
+		"from the chart":                    {"metallb-system", "metallb-speaker", "metallb-speaker", ""},
+		"from the manifests":                {"metallb-system", "speaker", "speaker", explain.Warning},
+		"from a release like its namespace": {"metallb-system", "metallb-system-speaker", "metallb-system-speaker", explain.Broken},
+		"elsewhere":                         {"other", "speaker", "speaker", ""},
+	} {
+		w := migrate.Workload{
+			Object: migrate.Object{Kind: "DaemonSet", Namespace: c.namespace, Name: c.speaker}, Maker: migrate.MetalLB, Component: "speaker", Account: c.account,
+		}
+		got := levels(migrate.Check(&migrate.Facts{Cluster: &explain.Cluster{Namespace: "metallb-system"}, Workloads: []migrate.Workload{w}}))
+		if got[migrate.RightsReplaced] != c.want {
+			t.Errorf("%s: %q, want %q", name, got[migrate.RightsReplaced], c.want)
+		}
+	}
+}
+
 // TestSpeakersMeet: by labels either way round, one key, one namespace, one port.
 func TestSpeakersMeet(t *testing.T) {
 	pod := map[string]string{"app": "metallb", "component": "speaker", "more": "x"}
