@@ -53,6 +53,8 @@ func TestValues(t *testing.T) {
 		"excluded links":       {set: "speaker.excludeInterfaces.patterns[0]=^wg", want: []string{`announcedInterfacesToExclude: ["^wg"]`, "mountPath: /etc/metallb", "checksum/excludel2"}},
 		"no excluded links":    {set: "speaker.excludeInterfaces.enabled=false", want: []string{"announcedInterfacesToExclude: []"}},
 		"speaker's ways":       {set: "speaker.ignoreExcludeLB=true,speaker.gracefulRestart=on,speaker.l2Profile=fast,speaker.drainSeconds=30,speaker.minReadySeconds=9", want: []string{"--ignore-exclude-lb", "--graceful-restart=on", "--l2-profile=fast", "--drain-time=30s", "terminationGracePeriodSeconds: 35", "minReadySeconds: 9"}},
+		"realtime":             {set: "speaker.realtime=true", want: []string{"- --realtime", "add: [NET_RAW, SYS_NICE]"}},
+		"no realtime":          {set: "speaker.realtime=false", want: []string{"add: [NET_RAW]"}, not: []string{"--realtime", "SYS_NICE"}},
 		"rolling":              {set: "speaker.updateStrategy.rollingUpdate.maxUnavailable=3,controller.strategy.type=Recreate,controller.strategy.rollingUpdate=null", want: []string{"maxUnavailable: 3", "type: Recreate"}},
 		"network policy":       {set: "networkpolicies.enabled=true,networkpolicies.defaultDeny=true,networkpolicies.apiPort=6444", want: []string{"kind: NetworkPolicy", "port: 6444", "default-deny"}},
 		"extra containers":     {set: "controller.extraContainers[0].name=side,controller.extraContainers[0].image=x", want: []string{"name: side"}},
@@ -105,7 +107,7 @@ func TestValues(t *testing.T) {
 func TestWrongValues(t *testing.T) {
 	for _, set := range []string{
 		"speaker.memberlist.mlBindPort=a", "speaker.memberlist.mlBindPort=70000", "controller.replicas=two", "speaker.enabled=maybe",
-		"speaker.gracefulRestart=off", "speaker.drainSeconds=601", "controller.logLevel=loud", "speaker.extraArgs[0]=b", "configInline.peers[0].x=1",
+		"speaker.gracefulRestart=off", "speaker.realtime=fast", "speaker.drainSeconds=601", "controller.logLevel=loud", "speaker.extraArgs[0]=b", "configInline.peers[0].x=1",
 		"speaker.memberlst.enabled=false", "imagePullSecrets[0]=a", "tls.minVersion=1.3",
 		"prometheus.podMonitor.enabled=true,prometheus.serviceMonitor.enabled=true",
 		"controller.webhookMode=on", "crds.validationFailurePolicy=Never", "controller.webhook.certManager.issuerRef.kind=ClusterIssuer",

@@ -10,6 +10,11 @@
 // that a process that gets no CPU for a while does not mistake that for a failure of
 // the path. What goes in and comes out is plain values.
 //
+// With Config.Process, that goroutine is one of another process, all threads of which
+// have a real-time priority if that is permitted: the command runs Serve, and the Runner
+// tells it what to keep, hears what becomes of it, and starts it again should it end, so
+// quickly and with so much of what it knew that routers do not notice.
+//
 // All methods may be called from any goroutine. A Runner is a prometheus.Collector.
 //
 //	runner := bfd.New(bfd.Config{Log: slog.Default(), OnChange: tell})
@@ -46,6 +51,12 @@ type Config struct {
 	// Status says so; nil for nobody. The sessions stand still until it returns: it must
 	// not wait for anything, and not call the Runner.
 	OnChange func(lb.BFDChange)
+	// Process is a command that runs Serve, by its path and arguments, in the network
+	// namespace of the thread that calls Run; empty: sessions are kept by this process.
+	Process []string
+
+	// resume is what was known last of the sessions by a process that is no more.
+	resume []SessionStatus
 }
 
 // SessionStatus is what is known of one session. It is a snapshot.
@@ -53,6 +64,7 @@ type SessionStatus struct {
 	Key     lb.BFDKey
 	Profile string
 	bfd.Status
+	Port  int       // source port of control packets; 0: none yet
 	Since time.Time // when State was entered
 	// LastDown is when the session last went down, zero if it never did, and LastDiag
 	// why.
@@ -89,12 +101,13 @@ type Runner struct {
 	metrics []metrics
 	changed chan struct{}
 	done    chan struct{} // closed when Run has ended
+	process processState
 
 	mu    sync.Mutex // held for moments only: the engine waits for it
 	phase phase
 	want  lb.BFD                   // what to apply; nil: nothing new
 	asked []chan<- []SessionStatus // who waits for a snapshot
-	bell  *bell                    // while running
+	wake  func()                   // while running: has want and asked taken
 }
 
 // New returns a Runner that does nothing until Run.
@@ -111,18 +124,17 @@ func New(cfg Config) *Runner {
 // Run keeps the sessions until ctx ends, then takes them down administratively,
 // whereupon the routers do not hold it against the path (RFC 5882).
 func (r *Runner) Run(ctx context.Context) error {
+	if len(r.cfg.Process) > 0 {
+		return r.runProcess(ctx)
+	}
 	bell, err := newBell()
 	if err != nil {
 		return fmt.Errorf("run bfd: %w", err)
 	}
 	defer bell.close()
-	r.mu.Lock()
-	if r.phase != waiting {
-		r.mu.Unlock()
+	if !r.begin(bell.ring) {
 		return ErrStopped
 	}
-	r.phase, r.bell = running, bell
-	r.mu.Unlock()
 	defer context.AfterFunc(ctx, bell.ring)()
 
 	e := newEngine(r.cfg, r.notify, bell)
@@ -146,6 +158,17 @@ func (r *Runner) Run(ctx context.Context) error {
 	return nil
 }
 
+// begin begins the life of a Runner, once. wake has what is asked for taken.
+func (r *Runner) begin(wake func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.phase != waiting {
+		return false
+	}
+	r.phase, r.wake = running, wake
+	return true
+}
+
 // take takes what has been asked for.
 func (r *Runner) take() (lb.BFD, []chan<- []SessionStatus) {
 	r.mu.Lock()
@@ -158,7 +181,7 @@ func (r *Runner) take() (lb.BFD, []chan<- []SessionStatus) {
 func (r *Runner) stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.phase, r.bell = stopped, nil
+	r.phase, r.wake = stopped, nil
 	close(r.done)
 }
 
@@ -183,8 +206,8 @@ func (r *Runner) Apply(ctx context.Context, want lb.BFD) error {
 		return ErrStopped
 	}
 	r.want = good
-	if r.bell != nil {
-		r.bell.ring()
+	if r.wake != nil {
+		r.wake()
 	}
 	return errors.Join(errs...)
 }
@@ -222,7 +245,7 @@ func (r *Runner) Status() []SessionStatus {
 		return nil
 	}
 	r.asked = append(r.asked, reply)
-	r.bell.ring()
+	r.wake()
 	r.mu.Unlock()
 	select {
 	case all := <-reply:

@@ -50,12 +50,19 @@ func TestRefusedKeys(t *testing.T) {
 	}
 }
 
-// TestRunEnds: routers are told, and then nothing can be applied.
+// TestRunEnds: routers are told, and then nothing can be applied, with a process and
+// without.
 func TestRunEnds(t *testing.T) {
+	t.Run("here", func(t *testing.T) { testRunEnds(t, nil) })
+	t.Run("process", func(t *testing.T) { testRunEnds(t, self(asChild)) })
+}
+
+func testRunEnds(t *testing.T, process []string) {
+	t.Helper()
 	l := routerlab.New(t)
 	frr := l.StartFRR()
 	frr.Daemon("bfdd", peers(interval(50)...))
-	n := startNode(l)
+	n := startNodeWith(l, process)
 	n.apply(all(profile(50*ms), everyKey...))
 	for _, key := range everyKey {
 		n.is(key, core.Up)

@@ -38,7 +38,8 @@ type engine struct {
 	random *rand.Rand
 
 	sessions map[lb.BFDKey]*session
-	leaving  []*session // taken down, still saying so
+	leaving  []*session                  // taken down, still saying so
+	resume   map[lb.BFDKey]SessionStatus // what the first sessions go on from
 	places   map[place]*listener
 	echo     *echoSockets // nil unless a session needs it
 
@@ -59,10 +60,14 @@ type listener struct {
 func newEngine(cfg Config, notify func(), bell *bell) *engine {
 	var seed [32]byte
 	_, _ = crand.Read(seed[:]) // never fails
+	resume := map[lb.BFDKey]SessionStatus{}
+	for _, st := range cfg.resume {
+		resume[st.Key] = st
+	}
 	return &engine{
 		cfg: cfg, notify: notify, bell: bell, log: newLogger(cfg.Log), drained: time.Now(),
 		random:   rand.New(rand.NewChaCha8(seed)), //nolint:gosec // seeded by crypto/rand
-		sessions: map[lb.BFDKey]*session{}, places: map[place]*listener{},
+		sessions: map[lb.BFDKey]*session{}, resume: resume, places: map[place]*listener{},
 	}
 }
 
@@ -84,6 +89,7 @@ func (e *engine) apply(want lb.BFD, now time.Time) {
 			e.notify()
 		}
 	}
+	e.resume = nil
 	e.openListeners(now)
 	e.openEcho()
 }
@@ -97,15 +103,20 @@ func (e *engine) add(key lb.BFDKey, profile lb.BFDProfile, now time.Time) {
 		}
 		return same
 	})
-	discr := e.random.Uint32()
-	for discr == 0 || e.byDiscr(discr) != nil {
-		discr = e.random.Uint32()
+	st := e.resume[key]
+	for st.Discr == 0 || e.byDiscr(st.Discr) != nil {
+		st.Status = bfd.Status{Discr: e.random.Uint32()}
 	}
-	e.sessions[key] = &session{
-		key: key, profile: profile, discr: discr, made: now, since: now, wake: now,
-		machine: bfd.New(profile, discr, e.random.Uint64(), e.random.Float64),
+	s := &session{
+		key: key, profile: profile, discr: st.Discr, made: now, since: now, wake: now,
+		machine: bfd.Resume(profile, st.Status, now, e.random.Uint64(), e.random.Float64),
+		port:    st.Port, counters: st.Counters, lastDown: st.LastDown, lastDiag: st.LastDiag,
 	}
-	e.open(e.sessions[key], now)
+	if s.machine.Status().State == st.State {
+		s.since = st.Since
+	}
+	e.sessions[key] = s
+	e.open(s, now)
 	e.notify()
 }
 
@@ -315,11 +326,16 @@ func (e *engine) byDiscr(discr uint32) *session {
 
 // step hands an event to a session and does what it says.
 func (e *engine) step(s *session, now time.Time, ev bfd.Event) {
-	if _, tick := ev.(bfd.Tick); tick && !s.wake.Equal(s.made) {
+	// Also if something that has arrived comes first: what is due is sent with it.
+	if !s.wake.IsZero() && !s.wake.Equal(s.made) {
 		s.counters.Late = max(s.counters.Late, now.Sub(s.wake))
 	}
 	out := s.machine.Step(now, ev)
 	s.wake = out.Next
+	if t := termsOf(s.machine.Status()); t != s.terms {
+		s.terms = t
+		e.notify()
+	}
 	for _, p := range out.Send {
 		e.send(s, p, now)
 	}
@@ -410,7 +426,7 @@ func (e *engine) statusOf(s *session) SessionStatus {
 	}
 	problem = cmp.Or(problem, s.refusal, e.echo.problem(s))
 	return SessionStatus{
-		Key: s.key, Profile: s.profile.Name, Status: s.machine.Status(), Since: s.since,
+		Key: s.key, Profile: s.profile.Name, Status: s.machine.Status(), Port: s.port, Since: s.since,
 		LastDown: s.lastDown, LastDiag: s.lastDiag, Problem: problem, Counters: s.counters,
 	}
 }

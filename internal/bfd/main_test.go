@@ -49,14 +49,22 @@ type change struct {
 	at time.Time
 }
 
-func startNode(l *routerlab.Lab) *node {
+var background = context.Background()
+
+// startNode starts a Runner that keeps its sessions itself.
+func startNode(l *routerlab.Lab) *node { return startNodeWith(l, nil) }
+
+// startProcess starts a Runner whose sessions are kept by a process.
+func startProcess(l *routerlab.Lab) *node { return startNodeWith(l, self(asChild)) }
+
+func startNodeWith(l *routerlab.Lab, process []string) *node {
 	l.T.Helper()
 	n := &node{l: l}
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	n.Runner = bfd.New(bfd.Config{Log: log, OnChange: func(c lb.BFDChange) {
+	n.Runner = bfd.New(bfd.Config{Log: log, Process: process, OnChange: func(c lb.BFDChange) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.changes = append(n.changes, change{c, time.Now()})

@@ -19,6 +19,14 @@ type counter struct {
 	value func(Counters) uint64
 }
 
+//nolint:gochecknoglobals // constants
+var (
+	realTimeDesc = prometheus.NewDesc("barelb_speaker_bfd_realtime",
+		"1 while BFD runs with real-time priority, 0 while it does not; absent without --realtime.", nil, nil)
+	startsDesc = prometheus.NewDesc("barelb_speaker_bfd_process_starts_total",
+		"Number of times that the process of BFD was started; absent without --realtime.", nil, nil)
+)
+
 func newMetrics() []metrics { return []metrics{named("metallb_bfd_"), named("frrk8s_bfd_")} }
 
 func named(prefix string) metrics {
@@ -41,6 +49,10 @@ func named(prefix string) metrics {
 
 // Describe implements prometheus.Collector.
 func (r *Runner) Describe(ch chan<- *prometheus.Desc) {
+	if len(r.cfg.Process) > 0 {
+		ch <- realTimeDesc
+		ch <- startsDesc
+	}
 	for _, m := range r.metrics {
 		ch <- m.up
 		for _, c := range m.counters {
@@ -52,6 +64,14 @@ func (r *Runner) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector. The label peer is the address without port, vrf
 // is "default" for none; sessions that differ in other things share them, and are added up.
 func (r *Runner) Collect(ch chan<- prometheus.Metric) {
+	if len(r.cfg.Process) > 0 {
+		realTime := 0.0
+		if r.process.realTime.Load() {
+			realTime = 1
+		}
+		ch <- prometheus.MustNewConstMetric(realTimeDesc, prometheus.GaugeValue, realTime)
+		ch <- prometheus.MustNewConstMetric(startsDesc, prometheus.CounterValue, float64(r.process.starts.Load()))
+	}
 	type labels struct{ peer, vrf string }
 	type sum struct {
 		up     float64

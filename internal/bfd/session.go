@@ -31,7 +31,16 @@ type session struct {
 	lastDiag bfd.Diag
 	counters Counters
 	path     path
+	terms    terms
 }
+
+// terms is what both sides have agreed on.
+type terms struct {
+	remote              uint32 // discriminator
+	transmit, detection time.Duration
+}
+
+func termsOf(st bfd.Status) terms { return terms{st.RemoteDiscr, st.Transmit, st.Detection} }
 
 // path is what is known of the link to the peer, for echo packets.
 type path struct {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/barelb/barelb/internal/bfd"
@@ -35,9 +36,29 @@ type routers struct {
 	tell func([]kube.SessionState)
 }
 
-func newRouters(cfg bgp.Config, reg prometheus.Registerer) (*routers, error) {
+// bfdCommand is the command of the process that bfdProcess starts.
+const bfdCommand = "bfd-process"
+
+// bfdProcess returns the command that keeps BFD sessions in a process of its own: this
+// program, also if its file was replaced meanwhile. Without --realtime there is none.
+func (f *speakerFlags) bfdProcess() []string {
+	if !f.realtime {
+		return nil
+	}
+	return []string{"/proc/self/exe", bfdCommand}
+}
+
+func bfdProcessCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: bfdCommand, Short: "Run BFD for a speaker with --realtime, which starts this", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(*cobra.Command, []string) error { return bfd.Serve() },
+	}
+}
+
+// newRouters returns both. BFD runs in a process of its own if there is a command.
+func newRouters(cfg bgp.Config, process []string, reg prometheus.Registerer) (*routers, error) {
 	r := &routers{bgp: bgp.New(cfg), log: cfg.Log}
-	r.bfd = bfd.New(bfd.Config{Log: cfg.Log, OnChange: r.bgp.BFD})
+	r.bfd = bfd.New(bfd.Config{Log: cfg.Log, OnChange: r.bgp.BFD, Process: process})
 	if err := errors.Join(reg.Register(r.bgp), reg.Register(r.bfd)); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}

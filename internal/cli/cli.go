@@ -57,7 +57,7 @@ As kubectl-barelb in PATH it is a plugin of kubectl: kubectl barelb status.`,
 	root.AddGroup(&plugin.Group, &processes)
 	controller, speaker := controllerCommand(stderr), speakerCommand(stderr)
 	controller.GroupID, speaker.GroupID = processes.ID, processes.ID
-	root.AddCommand(controller, speaker, versionCommand())
+	root.AddCommand(controller, speaker, bfdProcessCommand(), versionCommand())
 	root.AddCommand(plugin.Commands()...)
 	return root
 }

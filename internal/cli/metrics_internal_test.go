@@ -87,7 +87,7 @@ func registries(t *testing.T) map[string]*prometheus.Registry {
 	layer2.New(layer2.Config{Log: log, Links: links, Registerer: s})
 	liveness.New(liveness.Config{NodeName: "node1", Log: log, Registerer: s})
 	probe.New(probe.Config{Node: "node1", Log: log, Links: links, Registerer: s})
-	if _, err := newRouters(bgp.Config{NodeName: "node1", Log: log}, s); err != nil {
+	if _, err := newRouters(bgp.Config{NodeName: "node1", Log: log}, (&speakerFlags{realtime: true}).bfdProcess(), s); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := kubeproxy.New(kubeproxy.Config{URL: kubeproxy.DefaultURL, Log: log, Registerer: s}); err != nil {

@@ -34,7 +34,7 @@ type speakerFlags struct {
 	common
 	nodeName, mlBindAddr, mlLabels, mlSecretPath string
 	mlBindPort                                   int
-	wan, ignoreExclude, probeAddresses           bool
+	wan, ignoreExclude, probeAddresses, realtime bool
 	host, excludeFile, mlTuning, graceful        string
 	proxyURL                                     string
 
@@ -141,6 +141,7 @@ announcing.`,
 	fl.StringVar(&f.mlTuning, "ml-config", "/etc/metallb/memberlist/config.json", "file of memberlist's parameters; it may be missing")
 	fl.StringVar(&f.host, "host", env("METALLB_HOST", ""), "address of this node, the first choice for a router ID (METALLB_HOST)")
 	fl.StringVar(&f.graceful, "graceful-restart", gracefulPeer, "which routers are to keep the routes while a speaker restarts: \"peer\", those whose BGPPeer says enableGracefulRestart; or \"on\", all of them")
+	fl.BoolVar(&f.realtime, "realtime", false, "run BFD in a process of its own with real-time priority, for intervals far below 300 ms on nodes whose cores are busy; it takes the capability SYS_NICE")
 	fl.StringVar(&f.proxyURL, "kube-proxy-health-url", proxyAuto, "where this node's kube-proxy says whether it is healthy: while it is not, and other nodes are, this node announces nothing by BGP. An HTTP URL; \"auto\", "+kubeproxy.DefaultURL+" once a kube-proxy was seen there; or \"off\"")
 	ignored(fl, []string{"frrk8s-secret-passthrough"}, []string{"frrk8s-namespace", "bgp-debounce-timeout"})
 	return cmd
@@ -173,7 +174,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	routers, err := newRouters(bgp.Config{
 		NodeName: f.nodeName, NodeAddrs: nodeAddrs(f.host, exclude, links), Log: log,
 		GracefulRestart: f.graceful == gracefulOn, DrainTime: f.drain,
-	}, reg)
+	}, f.bfdProcess(), reg)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func TestMetrics(t *testing.T) {
 	pages[cluster.Control] = l.metrics(t, cluster.Client, "https://192.168.1.10:9120/metrics", reader, nobody)
 
 	wantDocumented(t, "Controller", []string{"barelb_config_problems"}, pages[cluster.Control])
-	wantDocumented(t, "Speaker", []string{"barelb_config_problems", "barelb_liveness_node_down", "barelb_liveness_dropped_total", "barelb_liveness_events_total"},
+	wantDocumented(t, "Speaker", []string{"barelb_config_problems", "barelb_liveness_node_down", "barelb_liveness_dropped_total", "barelb_liveness_events_total", "barelb_speaker_bfd_realtime", "barelb_speaker_bfd_process_starts_total"},
 		pages["node1"], pages["node2"], pages["node3"])
 	for _, node := range l.c.Nodes() {
 		for _, protocol := range []string{"bgp", "layer2"} {

@@ -116,6 +116,31 @@ func New(profile lb.BFDProfile, discr uint32, nonce uint64, random func() float6
 	return s
 }
 
+// Resume returns a session that goes on where another one was that is no more, of which
+// st is what was known last: with its discriminator, and up if that was. A Poll Sequence
+// asks the peer at once whether it still is. What the intervals are is settled by it
+// too; until then the more cautious ones are in use. The peer has the whole detection
+// time from now.
+func Resume(profile lb.BFDProfile, st Status, now time.Time, nonce uint64, random func() float64) *Session {
+	s := New(profile, st.Discr, nonce, random)
+	if st.State != Up || st.RemoteDiscr == 0 || st.RemoteMultiplier == 0 {
+		return s
+	}
+	s.state = Up
+	s.remote = remote{
+		discr: st.RemoteDiscr, state: Up, diag: st.RemoteDiag, multiplier: st.RemoteMultiplier,
+		minTx: st.RemoteTransmit, minRx: st.RemoteReceive, minEcho: st.RemoteEcho,
+	}
+	s.sayTx, s.sayRx = profile.Transmit, profile.Receive
+	s.useTx, s.useRx = profile.Transmit, max(profile.Receive, st.Detection/time.Duration(st.RemoteMultiplier))
+	if st.Transmit > 0 {
+		s.useTx = min(s.useTx, st.Transmit)
+	}
+	s.poll, s.settled, s.atOnce = true, false, true
+	s.control.seen(now)
+	return s
+}
+
 // Step applies an event at a time that never goes back.
 func (s *Session) Step(now time.Time, ev Event) Output {
 	var out Output

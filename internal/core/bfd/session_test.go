@@ -446,3 +446,64 @@ func TestSlowStart(t *testing.T) {
 		t.Errorf("%d packets in a minute", n)
 	}
 }
+
+// TestResume: one side is replaced by another one that goes on with what was known last.
+// The other side does not notice, and the intervals are what they were.
+func TestResume(t *testing.T) {
+	for name, last := range map[string]func(bfd.Status) bfd.Status{
+		"all is known": func(st bfd.Status) bfd.Status { return st },
+		"before the intervals": func(st bfd.Status) bfd.Status {
+			st.Transmit, st.Detection, st.RemoteTransmit = time.Second, 3*time.Second, time.Second
+			return st
+		},
+		"nothing of intervals": func(st bfd.Status) bfd.Status {
+			st.Transmit, st.Detection, st.RemoteTransmit, st.RemoteReceive = 0, 0, 0, 0
+			return st
+		},
+	} {
+		w := newWorld(intervals(50*ms), intervals(60*ms))
+		w.run(10 * time.Second)
+		story := len(w.story)
+		for range 20 {
+			w.run(130 * ms)
+			w.sides[0] = bfd.Resume(intervals(50*ms), last(w.sides[0].Status()), w.now, 3, half)
+			w.wake[0] = w.now
+			w.run(20 * ms)
+		}
+		w.run(time.Second)
+		if len(w.story) != story {
+			t.Errorf("%s: %v", name, w.story[story:])
+		}
+		for _, s := range w.sides {
+			if st := s.Status(); st.State != bfd.Up || st.Transmit != 60*ms || st.Detection != 180*ms || st.Poll {
+				t.Errorf("%s: %+v", name, st)
+			}
+		}
+	}
+}
+
+// TestResumeOfTheDead: a peer that is gone is missed after the detection time, and one
+// that has taken the session down meanwhile is believed.
+func TestResumeOfTheDead(t *testing.T) {
+	w := newWorld(intervals(50*ms), intervals(50*ms))
+	w.run(10 * time.Second)
+	last := w.sides[0].Status()
+	s := bfd.Resume(intervals(50*ms), last, w.now, 3, half)
+	s.Step(w.now.Add(149*ms), bfd.Tick{})
+	if st := s.Status(); st.State != bfd.Up {
+		t.Errorf("within the detection time: %+v", st)
+	}
+	s.Step(w.now.Add(151*ms), bfd.Tick{})
+	if st := s.Status(); st.State != bfd.Down || st.Diag != bfd.DetectionTimeExpired {
+		t.Errorf("after the detection time: %+v", st)
+	}
+	s = bfd.Resume(intervals(50*ms), last, w.now, 3, half)
+	s.Step(w.now, bfd.Received{Packet: heard(bfd.Down), At: w.now})
+	if st := s.Status(); st.State != bfd.Down || st.Diag != bfd.NeighborDown {
+		t.Errorf("after the peer has said down: %+v", st)
+	}
+	last.State = bfd.Init
+	if st := bfd.Resume(intervals(50*ms), last, w.now, 3, half).Status(); st.State != bfd.Down || st.Discr != last.Discr {
+		t.Errorf("of one that was not up: %+v", st)
+	}
+}
