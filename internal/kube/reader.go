@@ -229,6 +229,8 @@ func (g *reading) gap(from explain.Source, needs string, err error) {
 	switch {
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 		gap.Right = true
+	case from == explain.FromRanges && (apierrors.IsNotFound(err) || meta.IsNoMatchError(err)):
+		gap.Error = "API servers before Kubernetes 1.33 do not tell"
 	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
 		gap.Error = "the API server does not know " + string(from) + ": is BareLB of this version installed?"
 	default:
