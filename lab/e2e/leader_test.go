@@ -58,17 +58,17 @@ func (l *lab) pair(t *testing.T) *pair {
 			_ = proc.Stop(patience)
 		}
 	})
-	must(t, p.restart(t.Context()))
+	must(t, p.restart(t.Context(), ""))
 	p.awaitLeader(t, "")
 	return p
 }
 
-// restart starts the controllers that have ended, as a kubelet would.
-func (p *pair) restart(ctx context.Context) error {
+// restart starts the controllers that have ended, as a kubelet would, but for one.
+func (p *pair) restart(ctx context.Context, but string) error {
 	var errs []error
 	for _, name := range []string{primary, standby} {
 		switch proc := p.procs[name]; {
-		case proc != nil && !ended(proc):
+		case name == but, proc != nil && !ended(proc):
 		case name == primary:
 			errs = append(errs, p.l.sys.StartController(ctx))
 			p.procs[name] = p.l.sys.Controller()
@@ -104,13 +104,14 @@ func (p *pair) leader(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// awaitLeader waits until a controller leads that is not the one named. One that
-// ends meanwhile is started again.
+// awaitLeader waits until a controller leads that is not the one named. Another that
+// ends meanwhile is started again; were that one, it could be the first to find the
+// Lease that it gave back.
 func (p *pair) awaitLeader(t *testing.T, not string) string {
 	t.Helper()
 	var name string
 	within(t, succession, "a leader other than "+not, func() error {
-		if err := p.restart(t.Context()); err != nil {
+		if err := p.restart(t.Context(), not); err != nil {
 			return err
 		}
 		var err error
@@ -154,7 +155,7 @@ func TestHandOver(t *testing.T) {
 	l.awaitAudit(t)
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run(signal.String(), func(t *testing.T) {
-			must(t, p.restart(t.Context()))
+			must(t, p.restart(t.Context(), ""))
 			leader := p.awaitLeader(t, "")
 			h := l.follow(t)
 			before := l.allHeld(t)

@@ -92,7 +92,7 @@ func TestPausedLeaderGivesNoAddressTwice(t *testing.T) {
 // round is one storm with a pause of the leader in it.
 func (s *storm) round(t *testing.T, p *pair, n int, pause time.Duration, rng *rand.Rand) {
 	t.Helper()
-	must(t, p.restart(t.Context()))
+	must(t, p.restart(t.Context(), ""))
 	leader := p.awaitLeader(t, "")
 	must(t, s.pool(t.Context(), "storm-a", stormA))
 	must(t, s.pool(t.Context(), "storm-b", stormB))
