@@ -9,6 +9,7 @@ import (
 const (
 	tellDead = time.Second      // how often each observer of a dead node tells another of it
 	askDead  = 20 * time.Second // how often those who do not probe a dead node ask after it
+	askDown  = 2 * time.Second  // how often one who holds a speaker down asks another whether it is
 )
 
 // speaker is what is known of a node's speaker.
@@ -24,6 +25,8 @@ type speaker struct {
 
 	heard     time.Time // a frame of it
 	downSince time.Time
+	askAt     time.Time // when to ask another whether it is down
+	asked     int       // whom last, in its ring
 }
 
 // incarnate notes that the speaker says to be of an incarnation.
@@ -80,7 +83,7 @@ func (m *Machine) setSpeaker(n *node, now standing) {
 	n.standing = now
 	m.viewStale, m.ringMoved = true, true
 	if now.down && !was.down {
-		n.speaker.downSince = m.now
+		n.speaker.downSince, n.speaker.askAt = m.now, m.now.Add(askDown)
 		m.downs = append(m.downs, n)
 		m.do(Report{Kind: Down, Node: n.name, By: m.opts.Self})
 	}
@@ -183,6 +186,7 @@ func (m *Machine) lookAfterSpeakers() {
 	for _, n := range slices.Clone(m.downs) {
 		s := &n.speaker
 		mute = mute || !n.member && !n.remote && n.facts.Phase == Serving
+		m.askAfter(n)
 		if !n.gone && !n.member && m.now.Sub(later(s.downSince, s.heard)) >= m.opts.CaretakerTimeout {
 			m.setSpeaker(n, standing{down: true, gone: true})
 		}
@@ -190,6 +194,24 @@ func (m *Machine) lookAfterSpeakers() {
 	if mute && m.now.Sub(m.beaconAt) >= m.opts.CaretakerTimeout/4 {
 		m.beaconAt = m.now
 		m.do(Beacon{})
+	}
+}
+
+// askAfter asks one node after the other whether n's speaker is down: whoever does not hear n
+// has not heard it say that it is not. Who knows better says so (see speakerVerdict).
+func (m *Machine) askAfter(n *node) {
+	s := &n.speaker
+	if m.now.Before(s.askAt) || len(n.atts) == 0 {
+		return
+	}
+	s.askAt = m.now.Add(askDown)
+	ring := m.rings[n.atts[0].primary]
+	for range ring {
+		s.asked = (s.asked + 1) % len(ring)
+		if o := ring[s.asked].node; o != m.self && o != n && o.member && !o.down {
+			m.send(o.name, speakerVerdictOf(n))
+			return
+		}
 	}
 }
 

@@ -232,3 +232,25 @@ func TestConnectionOfForerunner(t *testing.T) {
 	s.run(100 * ms)
 	s.wantSpeaker(1, false, false)
 }
+
+// TestRefutationUnheard: a speaker that was held for down says that it is not, and one who
+// does not hear it hears so from others.
+func TestRefutationUnheard(t *testing.T) {
+	s := newSim(t, 9, 1, liveness.Options{})
+	s.connections()
+	s.run(3 * time.Second)
+	s.loss = func(from, to int) float64 { return float64(btoi(from == 4 && to == 0)) }
+	said := false
+	for _, h := range s.hosts[1:] { // a connection to it breaks
+		if !said && slices.Contains(h.machine.Watched(), s.hosts[4].name) {
+			said = true
+			h.step(liveness.Connection{Node: s.hosts[4].name, State: liveness.ConnEnded, At: s.now})
+		}
+	}
+	s.run(time.Second)
+	if !said || !s.node(0, 4).SpeakerDown {
+		t.Fatal("it is not held for down by the one who does not hear it")
+	}
+	s.run(20 * time.Second)
+	s.wantSpeaker(4, false, false)
+}
