@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -174,13 +175,14 @@ func (w *Webhook) look(ctx context.Context) error {
 func (w *Webhook) share(ctx context.Context) error {
 	var cfg admissionregistrationv1.ValidatingWebhookConfiguration
 	askErr := w.c.client.Get(ctx, client.ObjectKey{Name: WebhookConfiguration}, &cfg)
-	cert, pair, err := w.fromSecret(ctx)
+	nobody := apierrors.IsNotFound(askErr)
+	cert, pair, err := w.fromSecret(ctx, cfg.UID)
 	if err != nil {
 		return err
 	}
 	switch {
-	case apierrors.IsNotFound(askErr):
-		err = fmt.Errorf("there is no ValidatingWebhookConfiguration %q: nobody asks", WebhookConfiguration)
+	case nobody:
+		err = errNobodyAsks
 	case askErr != nil:
 		err = fmt.Errorf("get ValidatingWebhookConfiguration %s: %w", WebhookConfiguration, askErr)
 	default:
@@ -200,14 +202,23 @@ func (w *Webhook) proves(pair *tls.Certificate, roots []byte) bool {
 	return err == nil
 }
 
-// fromSecret returns the certificate of all replicas, which is good now.
-func (w *Webhook) fromSecret(ctx context.Context) (certificate, *tls.Certificate, error) {
+// errNobodyAsks says that the API server does not know of the webhook.
+var errNobodyAsks = fmt.Errorf("there is no ValidatingWebhookConfiguration %q: nobody asks", WebhookConfiguration)
+
+// fromSecret returns the certificate of all replicas, which is good now. If the Secret is
+// missing it is made for the configuration of that UID, and goes with it. With none it is
+// not made: whoever takes the webhook away deletes it, and must not find it again, made by a
+// controller that ends a moment later.
+func (w *Webhook) fromSecret(ctx context.Context, asked types.UID) (certificate, *tls.Certificate, error) {
 	var s corev1.Secret
 	key := client.ObjectKey{Namespace: w.c.opts.Namespace, Name: w.opts.Secret}
 	err := w.c.client.Get(ctx, key, &s)
 	missing := apierrors.IsNotFound(err)
 	if err != nil && !missing {
 		return certificate{}, nil, fmt.Errorf("get secret %s: %w", key.Name, err)
+	}
+	if missing && asked == "" {
+		return certificate{}, nil, errNobodyAsks
 	}
 	now, have := w.now(), certificateOf(&s)
 	pair, why := have.check(w.name, now)
@@ -226,7 +237,9 @@ func (w *Webhook) fromSecret(ctx context.Context) (certificate, *tls.Certificate
 		return certificate{}, nil, fmt.Errorf("check the certificate that was just made: %w", err)
 	}
 	if missing {
-		s = corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}, Type: corev1.SecretTypeTLS, Data: fresh.data()}
+		s = corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name, OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: admissionregistrationv1.SchemeGroupVersion.String(), Kind: "ValidatingWebhookConfiguration", Name: WebhookConfiguration, UID: asked,
+		}}}, Type: corev1.SecretTypeTLS, Data: fresh.data()}
 		err = w.c.client.Create(ctx, &s)
 	} else {
 		s.Data = fresh.data()

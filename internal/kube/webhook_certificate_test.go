@@ -90,6 +90,9 @@ func TestWebhookHeals(t *testing.T) {
 			}
 			return ""
 		})
+		if o := secret.OwnerReferences; harm.name == "the Secret is deleted" && (len(o) != 1 || o[0].Kind != "ValidatingWebhookConfiguration" || o[0].UID == "") {
+			t.Errorf("a Secret that a controller made does not go with the configuration: %+v", o)
+		}
 	}
 }
 
