@@ -174,18 +174,18 @@ func (w *Webhook) look(ctx context.Context) error {
 // has written.
 func (w *Webhook) share(ctx context.Context) error {
 	var cfg admissionregistrationv1.ValidatingWebhookConfiguration
-	askErr := w.c.client.Get(ctx, client.ObjectKey{Name: WebhookConfiguration}, &cfg)
-	nobody := apierrors.IsNotFound(askErr)
-	cert, pair, err := w.fromSecret(ctx, cfg.UID)
-	if err != nil {
-		return err
-	}
+	err := w.c.client.Get(ctx, client.ObjectKey{Name: WebhookConfiguration}, &cfg)
 	switch {
-	case nobody:
-		err = errNobodyAsks
-	case askErr != nil:
-		err = fmt.Errorf("get ValidatingWebhookConfiguration %s: %w", WebhookConfiguration, askErr)
-	default:
+	case apierrors.IsNotFound(err):
+		err = fmt.Errorf("there is no ValidatingWebhookConfiguration %q: nobody asks", WebhookConfiguration)
+	case err != nil:
+		err = fmt.Errorf("get ValidatingWebhookConfiguration %s: %w", WebhookConfiguration, err)
+	}
+	cert, pair, noCert := w.fromSecret(ctx, cfg.UID)
+	if noCert != nil {
+		return errors.Join(err, noCert)
+	}
+	if err == nil {
 		err = w.trust(ctx, &cfg, cert.roots)
 	}
 	known := bytes.Equal(cert.chain, w.last.chain)
@@ -202,9 +202,6 @@ func (w *Webhook) proves(pair *tls.Certificate, roots []byte) bool {
 	return err == nil
 }
 
-// errNobodyAsks says that the API server does not know of the webhook.
-var errNobodyAsks = fmt.Errorf("there is no ValidatingWebhookConfiguration %q: nobody asks", WebhookConfiguration)
-
 // fromSecret returns the certificate of all replicas, which is good now. If the Secret is
 // missing it is made for the configuration of that UID, and goes with it. With none it is
 // not made: whoever takes the webhook away deletes it, and must not find it again, made by a
@@ -218,7 +215,7 @@ func (w *Webhook) fromSecret(ctx context.Context, asked types.UID) (certificate,
 		return certificate{}, nil, fmt.Errorf("get secret %s: %w", key.Name, err)
 	}
 	if missing && asked == "" {
-		return certificate{}, nil, errNobodyAsks
+		return certificate{}, nil, fmt.Errorf("secret %s is not there, and is made once a ValidatingWebhookConfiguration is read", key.Name)
 	}
 	now, have := w.now(), certificateOf(&s)
 	pair, why := have.check(w.name, now)
