@@ -319,8 +319,8 @@ func (b *bench) move(ctx context.Context, p *probes, mark string, act func(conte
 	for _, f := range flows.Lost {
 		// A connection that was being opened when they moved was open, in part.
 		ended := f.Began.Add(f.Took.Duration())
-		under := f.Began.Before(told) && ended.Sub(began) >= stay
-		if b.say("a new connection failed, %s after %q and %s after they moved: %s", f.Began.Sub(began), mark, f.Began.Sub(told), f.Reason); under {
+		b.say("a new connection failed, %s after %q and %s after they moved: %s", f.Began.Sub(began), mark, f.Began.Sub(told), f.Reason)
+		if f.Began.Before(told) && ended.Sub(began) >= stay {
 			n.under++
 		} else {
 			n.failed++

@@ -208,8 +208,8 @@ func (m *Machine) askAfter(n *node) {
 	ring := m.rings[n.atts[0].primary]
 	for range ring {
 		s.asked = (s.asked + 1) % len(ring)
-		if o := ring[s.asked].node; o != m.self && o != n && o.member && !o.down {
-			m.send(o.name, speakerVerdictOf(n))
+		if o := ring[s.asked]; o.node != m.self && m.observes(o) {
+			m.send(o.node.name, speakerVerdictOf(n))
 			return
 		}
 	}
