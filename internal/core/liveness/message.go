@@ -33,7 +33,8 @@ type Message struct {
 	Segment     Segment // of Suspect, Opinion and Verdict; else zero
 	Epoch       uint32
 	Incarnation uint64 // of SpeakerVerdict; else 0
-	Reachable   bool   // of Opinion
+	Reachable   bool   // of Opinion; of SpeakerVerdict: whoever says it is in touch with the speaker
+	Asks        bool   // of SpeakerVerdict: whoever is in touch with the speaker shall say so
 }
 
 // Errors of Parse.
@@ -43,6 +44,12 @@ var (
 )
 
 const maxName = 253 // bytes in the name of a node
+
+// Flags of a message.
+const (
+	flagReachable = 1 << iota
+	flagAsks
+)
 
 // Append appends the encoding of m to b: the version, the kind, the name with its length,
 // the segment (its bits, the address with its length), Epoch, Incarnation, flags; numbers in
@@ -61,7 +68,10 @@ func Append(b []byte, m Message) []byte {
 	b = binary.BigEndian.AppendUint64(b, m.Incarnation)
 	flags := byte(0)
 	if m.Reachable {
-		flags = 1
+		flags |= flagReachable
+	}
+	if m.Asks {
+		flags |= flagAsks
 	}
 	return append(b, flags)
 }
@@ -100,6 +110,6 @@ func Parse(b []byte) (Message, error) {
 	b = b[size:]
 	m.Epoch = binary.BigEndian.Uint32(b)
 	m.Incarnation = binary.BigEndian.Uint64(b[4:])
-	m.Reachable = b[12]&1 != 0
+	m.Reachable, m.Asks = b[12]&flagReachable != 0, b[12]&flagAsks != 0
 	return m, nil
 }

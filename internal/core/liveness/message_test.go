@@ -17,6 +17,8 @@ func messages() []liveness.Message {
 		{Kind: liveness.Opinion, Node: "node1", Segment: six},
 		{Kind: liveness.Verdict, Node: strings.Repeat("n", 253), Segment: segment, Epoch: 7},
 		{Kind: liveness.SpeakerVerdict, Node: "b", Epoch: 3, Incarnation: 1 << 62},
+		{Kind: liveness.SpeakerVerdict, Node: "b", Epoch: 2, Incarnation: 1, Reachable: true},
+		{Kind: liveness.SpeakerVerdict, Node: "b", Epoch: 2, Incarnation: 1, Asks: true},
 	}
 }
 

@@ -23,7 +23,7 @@ type speaker struct {
 	missed    bool // beats, and this node has said so
 	vouched   bool // for itself, since memberlist lost it
 
-	heard     time.Time // a frame of it
+	heard     time.Time // a frame of it, or that another is in touch with it
 	downSince time.Time
 	askAt     time.Time // when to ask another whether it is down
 	asked     int       // whom last, in its ring
@@ -146,6 +146,14 @@ func (m *Machine) speakerVerdict(n *node, msg Message, from string) {
 	s := &n.speaker
 	switch {
 	case msg.Incarnation == s.incarnation && msg.Epoch == s.epoch:
+		switch {
+		case msg.Reachable && s.epoch%2 == 0:
+			s.heard = later(s.heard, m.now)
+		case msg.Asks && m.inTouch(n):
+			answer := speakerVerdictOf(n)
+			answer.Reachable = true
+			m.send(from, answer)
+		}
 		return
 	case msg.Incarnation < s.incarnation || msg.Incarnation == s.incarnation && msg.Epoch < s.epoch:
 		m.send(from, speakerVerdictOf(n))
@@ -197,8 +205,15 @@ func (m *Machine) lookAfterSpeakers() {
 	}
 }
 
+// inTouch reports whether n's speaker is not down, and this node knows so by itself: by
+// memberlist or by its own connection.
+func (m *Machine) inTouch(n *node) bool {
+	return n == m.self || !n.down && (n.member || n.speaker.connected)
+}
+
 // askAfter asks one node after the other whether n's speaker is down: whoever does not hear n
-// has not heard it say that it is not. Who knows better says so (see speakerVerdict).
+// has not heard it say that it is not, and memberlist loses it for that one alone. Who knows
+// better says so, and so does who is in touch with it (see speakerVerdict): it is not gone then.
 func (m *Machine) askAfter(n *node) {
 	s := &n.speaker
 	if m.now.Before(s.askAt) || len(n.atts) == 0 {
@@ -209,7 +224,9 @@ func (m *Machine) askAfter(n *node) {
 	for range ring {
 		s.asked = (s.asked + 1) % len(ring)
 		if o := ring[s.asked]; o.node != m.self && m.observes(o) {
-			m.send(o.node.name, speakerVerdictOf(n))
+			question := speakerVerdictOf(n)
+			question.Asks = true
+			m.send(o.node.name, question)
 			return
 		}
 	}

@@ -254,3 +254,23 @@ func TestRefutationUnheard(t *testing.T) {
 	s.run(20 * time.Second)
 	s.wantSpeaker(4, false, false)
 }
+
+// TestLostByOneAlone: one node hears nothing of another, and memberlist has lost that one for
+// it; others are in touch with it, so it is not gone, until they lose it too.
+func TestLostByOneAlone(t *testing.T) {
+	s := newSim(t, 9, 1, liveness.Options{CaretakerTimeout: 20 * time.Second})
+	s.connections()
+	s.run(3 * time.Second)
+	s.loss = func(from, to int) float64 { return float64(btoi(from == 4 && to == 0)) }
+	s.hosts[0].members["node4"] = false
+	s.hosts[0].world()
+	s.run(2 * time.Minute)
+	if n := s.node(0, 4); !n.SpeakerDown || n.Gone {
+		t.Fatalf("who lost it holds %+v", n)
+	}
+	s.hosts[4].process = false
+	s.end(s.hosts[4])
+	s.membership("node4", false)
+	s.run(30 * time.Second)
+	s.wantSpeaker(4, true, true)
+}
