@@ -43,8 +43,8 @@ func FRR() []Tool {
 // BIRD is the router BIRD.
 func BIRD() []Tool { return []Tool{{"bird", "bird2"}, {"birdc", "bird2"}} }
 
-// Tests is what the project's tests need besides: a C compiler for the race detector, other people's tools to ask with, and a virtual
-// machine for what the kernel may lack.
+// Tests is what the project's tests need besides: a C compiler for the race detector, other people's tools to ask with, a virtual
+// machine for what the kernel may lack, and routers to speak BGP with besides FRR and BIRD.
 func Tests() []Tool {
 	return []Tool{
 		{"gcc", "gcc"},
@@ -53,6 +53,8 @@ func Tests() []Tool {
 		{"tc", "iproute2"},
 		{"sysctl", "procps"},
 		{"qemu-system-x86_64", "qemu-system-x86"},
+		{"/usr/sbin/bgpd", "openbgpd"},
+		{"gobgpd", "gobgpd"},
 	}
 }
 
