@@ -188,7 +188,7 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 		Log: log, Options: plan.Options{Node: f.nodeName, IgnoreExcluded: f.ignoreExclude},
 		Feed: feed, L2: l2, BGP: routers, State: state, Events: cluster,
 		Metrics: kube.NewClientMetrics(reg, kube.MetalLB, kube.FRRK8s), Announced: speaker.NewAnnounced(reg, f.nodeName),
-		Drain: f.drain, Reassert: func(a netip.Addr) { l2.Reassert(a) },
+		Drain: f.drain, Reassert: func(a netip.Addr) { l2.Reassert(a) }, Neighbours: link.Neighbours,
 	}
 	if members != nil {
 		deps.Members = members

@@ -25,14 +25,19 @@ type claimed struct {
 }
 
 // AddressClaimed records the Event AddressClaimedOnWire on a Service: another host
-// claims an address of it that this node answers for. w says who was heard where. Of
+// claims an address of it that this node answers for. w says who was heard where; node,
+// which is asked if an Event is recorded, says which node of the cluster that is, or "". Of
 // each address and Service it records at most one in 10 s, and returns whether it did.
-func (c *Cluster) AddressClaimed(svc *lb.Service, w lb.WireConflict) bool {
+func (c *Cluster) AddressClaimed(svc *lb.Service, w lb.WireConflict, node func() string) bool {
 	if !c.claimed.allow(claimed{w.Addr, svc.Key}, time.Now()) {
 		return false
 	}
+	who, why := "another host", ""
+	if n := node(); n != "" {
+		who, why = "node "+n, "; the speakers of the two do not hear each other"
+	}
 	c.ServiceEvent(svc, true, string(lb.AddressClaimedOnWire), fmt.Sprintf(
-		"another host claims %s: MAC %s, heard on link %s of node %s, which answers for it", w.Addr, w.MAC, w.Link, w.Node))
+		"%s claims %s: MAC %s, heard on link %s of node %s, which answers for it%s", who, w.Addr, w.MAC, w.Link, w.Node, why))
 	return true
 }
 

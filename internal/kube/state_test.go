@@ -243,16 +243,20 @@ func TestClaimedOnWireIsAnEventOfTheService(t *testing.T) {
 	l.watch(c)
 	svc := &lb.Service{Key: l.key("a"), UID: string(a.UID)}
 	w := lb.WireConflict{Addr: netip.MustParseAddr("192.0.2.1"), MAC: "02:00:00:00:00:01", Node: "n1", Link: "eth0"}
-	if !c.AddressClaimed(svc, w) || c.AddressClaimed(svc, w) {
+	nobody := func() string { return "" }
+	if !c.AddressClaimed(svc, w, nobody) || c.AddressClaimed(svc, w, nobody) {
 		t.Error("the first one is recorded, one right after it is not")
 	}
 	w.Addr = netip.MustParseAddr("2001:db8::1")
-	if !c.AddressClaimed(svc, w) {
+	if !c.AddressClaimed(svc, w, func() string { return "n2" }) {
 		t.Error("another address has a limit of its own")
 	}
-	const text = "metallb-speaker Warning Service/AddressClaimedOnWire: another host claims %s: MAC 02:00:00:00:00:01, heard on link eth0 of node n1, which answers for it (1)"
+	const text = "metallb-speaker Warning Service/AddressClaimedOnWire: %s claims %s: MAC 02:00:00:00:00:01, heard on link eth0 of node n1, which answers for it%s (1)"
 	l.eventually(func() string {
-		return cmp.Diff([]string{fmt.Sprintf(text, "192.0.2.1"), fmt.Sprintf(text, "2001:db8::1")}, l.events(a))
+		return cmp.Diff([]string{
+			fmt.Sprintf(text, "another host", "192.0.2.1", ""),
+			fmt.Sprintf(text, "node n2", "2001:db8::1", "; the speakers of the two do not hear each other"),
+		}, l.events(a))
 	})
 }
 

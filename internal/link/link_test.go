@@ -175,6 +175,25 @@ func TestWatcherFollowsTheKernel(t *testing.T) {
 	}
 }
 
+func TestNeighbours(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	run(t, "ip", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8")
+	run(t, "ip", "link", "set", "eth7", "up")
+	for addr, mac := range map[string]string{"192.0.2.7": "02:00:00:00:00:07", "fe80::7": "02:00:00:00:00:07", "192.0.2.8": "02:00:00:00:00:08"} {
+		run(t, "ip", "neigh", "add", addr, "lladdr", mac, "dev", "eth7")
+	}
+	got := link.Neighbours([6]byte{2, 0, 0, 0, 0, 7})
+	slices.SortFunc(got, netip.Addr.Compare)
+	if want := []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("fe80::7")}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got := link.Neighbours([6]byte{2, 0, 0, 0, 0, 9}); got != nil {
+		t.Errorf("%v, want none", got)
+	}
+}
+
 func TestContainersAreLocal(t *testing.T) {
 	if !inNamespace(t) {
 		return

@@ -1,7 +1,9 @@
 package link
 
 import (
+	"bytes"
 	"encoding/binary"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -33,6 +35,22 @@ func (w *Watcher) Local(index int, mac links.MAC) bool {
 	}
 	port, ok := byIndex(at)
 	return ok && slices.Contains([]string{"veth", "tuntap", "macvlan", "macvtap", "bridge"}, port.Kind)
+}
+
+// Neighbours returns the addresses that the kernel knows to have a hardware address: of hosts
+// with which it has spoken lately. It returns none if it cannot ask.
+func Neighbours(mac [6]byte) []netip.Addr {
+	var out []netip.Addr
+	all, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil
+	}
+	for _, n := range all {
+		if a, ok := netip.AddrFromSlice(n.IP); ok && bytes.Equal(n.HardwareAddr, mac[:]) {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
 }
 
 // portOf returns the index of the port behind which a bridge knows mac.

@@ -3,6 +3,7 @@ package speaker
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -46,10 +47,26 @@ func (s *Speaker) contest(f foreign) {
 		if svc == nil {
 			continue
 		}
-		if s.Events.AddressClaimed(svc, lb.WireConflict{Addr: f.addr, MAC: mac, Link: f.link, Node: s.Options.Node}) {
+		if s.Events.AddressClaimed(svc, lb.WireConflict{Addr: f.addr, MAC: mac, Link: f.link, Node: s.Options.Node}, func() string { return s.nodeWith(f.mac) }) {
 			s.Log.Warn("a host outside the cluster claims an address of this node", "addr", f.addr, "mac", mac, "link", f.link, "service", key.String())
 		}
 	}
+}
+
+// nodeWith returns the name of the cluster's node that has a hardware address, or "": one
+// whose speaker tells this one nothing, such as one with another memberlist secret.
+func (s *Speaker) nodeWith(mac [6]byte) string {
+	if s.Neighbours == nil {
+		return ""
+	}
+	for _, a := range s.Neighbours(mac) {
+		for _, n := range s.nodes {
+			if slices.Contains(n.Addrs, a) {
+				return n.Name
+			}
+		}
+	}
+	return ""
 }
 
 // ofFleet reports whether a hardware address is of a node whose speaker tells of its links.

@@ -234,6 +234,7 @@ func TestForeignClaim(t *testing.T) {
 		hear("of another address", "192.0.2.9", 99)
 		w.wait(10 * time.Second)
 		hear("and later", "192.0.2.2", 99)
+		hear("so does a node whose speaker is not heard", "192.0.2.2", 77)
 		w.check(`
 			# everything was read
 			apply layer2: nothing
@@ -258,6 +259,17 @@ func TestForeignClaim(t *testing.T) {
 			# and later
 			reassert 192.0.2.2
 			event on a: 192.0.2.2 is claimed by 02:00:00:00:00:63 on eth0 of node1
+			# so does a node whose speaker is not heard
+			reassert 192.0.2.2
+			event on a: 192.0.2.2 is claimed by 02:00:00:00:00:4d on eth0 of node1: node2
 		`)
-	}, drain, func(w *world, d *speaker.Deps) { d.Reassert = func(a netip.Addr) { w.say("reassert %s", a) } })
+	}, drain, func(w *world, d *speaker.Deps) {
+		d.Reassert = func(a netip.Addr) { w.say("reassert %s", a) }
+		d.Neighbours = func(mac [6]byte) []netip.Addr {
+			if mac[5] != 77 {
+				return nil
+			}
+			return []netip.Addr{netip.MustParseAddr("fe80::77"), netip.MustParseAddr("192.0.2.102")}
+		}
+	})
 }

@@ -67,8 +67,9 @@ type (
 	eventer interface {
 		ServiceEvent(svc *lb.Service, warning bool, reason, message string)
 		// AddressClaimed records that a host outside the cluster claims an address of svc,
-		// unless that was recorded lately. It returns whether it did.
-		AddressClaimed(svc *lb.Service, w lb.WireConflict) bool
+		// unless that was recorded lately. It returns whether it did. node says which node of the
+		// cluster it is after all, or "".
+		AddressClaimed(svc *lb.Service, w lb.WireConflict, node func() string) bool
 	}
 	counters interface {
 		Update(err error)
@@ -99,6 +100,9 @@ type Deps struct {
 	// Reassert tells the links again that this node has an address; it does not block. nil
 	// does nothing.
 	Reassert func(netip.Addr)
+	// Neighbours returns the addresses that this node's kernel knows to have a hardware
+	// address; nil knows none.
+	Neighbours func(mac [6]byte) []netip.Addr
 	// Announced counts what this node announces.
 	Announced *Announced
 	// Wire is told of what the plan learns; nil asks about no addresses.

@@ -160,8 +160,10 @@ func (w *world) living(nodes ...string) {
 
 func (w *world) nodes(names ...string) {
 	w.delta.Nodes = []lb.Node{}
-	for _, n := range names {
-		w.delta.Nodes = append(w.delta.Nodes, lb.Node{Name: n, Labels: map[string]string{"kubernetes.io/hostname": n}})
+	for i, n := range names {
+		w.delta.Nodes = append(w.delta.Nodes, lb.Node{
+			Name: n, Labels: map[string]string{"kubernetes.io/hostname": n}, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(101 + i)})},
+		})
 	}
 }
 
@@ -215,8 +217,12 @@ func (w *world) ServiceEvent(svc *lb.Service, _ bool, reason, message string) {
 }
 
 // AddressClaimed prints an Event.
-func (w *world) AddressClaimed(svc *lb.Service, c lb.WireConflict) bool {
-	w.say("event on %s: %s is claimed by %s on %s of %s", svc.Key.Name, c.Addr, c.MAC, c.Link, c.Node)
+func (w *world) AddressClaimed(svc *lb.Service, c lb.WireConflict, node func() string) bool {
+	who := ""
+	if n := node(); n != "" {
+		who = ": " + n
+	}
+	w.say("event on %s: %s is claimed by %s on %s of %s%s", svc.Key.Name, c.Addr, c.MAC, c.Link, c.Node, who)
 	return true
 }
 

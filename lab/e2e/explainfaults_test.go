@@ -406,7 +406,23 @@ func wireFaults() []fault {
 		{"another host claims the address", func(f *faulty) {
 			_, err := measure.Claim(f.t.Context(), f.c.Box(quiet), f.self, measure.ClaimOpts{Addr: f.byL2(f.t, "stolen", "192.168.1.242/32"), Count: 20})
 			must(f.t, err)
-		}, "stolen", "wire", "AddressClaimedOnWire", []string{"192.168.1.242", "MAC"}, false},
+		}, "stolen", "wire", "AddressClaimedOnWire", []string{"another host", "192.168.1.242", "MAC"}, false},
+		{"a node with another secret claims the address", func(f *faulty) {
+			differentSecrets(f)
+			f.byL2(f.t, "split", "192.168.1.243/32")
+			eventually(f.t, "an Event that names the node", func() error {
+				all, err := f.kube.CoreV1().Events(metav1.NamespaceDefault).List(f.t.Context(), metav1.ListOptions{FieldSelector: "reason=AddressClaimedOnWire,involvedObject.name=split"})
+				if err != nil {
+					return err
+				}
+				for _, e := range all.Items {
+					if strings.HasPrefix(e.Message, "node node") && strings.Contains(e.Message, "do not hear each other") {
+						return nil
+					}
+				}
+				return fmt.Errorf("%d Events, none of which does", len(all.Items))
+			})
+		}, "split", "reports (layer2)", "TwoOwners", []string{"node3 has one secret", "node1 and node2 have one secret", "7946"}, false},
 	}
 }
 
