@@ -72,8 +72,9 @@ exit
 	BIRD: template.Must(template.New("").Parse(`log stderr all;
 router id {{.ID}};
 protocol device { scan time 1; }
-protocol kernel kernel4 { merge paths yes limit 64; ipv4 { import none; export where source = RTS_BGP; }; }
-protocol kernel kernel6 { merge paths yes limit 64; ipv6 { import none; export where source = RTS_BGP; }; }
+# Each scan, every minute unless set, would undo what a case changes in the kernel by hand.
+protocol kernel kernel4 { scan time 86400; merge paths yes limit 64; ipv4 { import none; export where source = RTS_BGP; }; }
+protocol kernel kernel6 { scan time 86400; merge paths yes limit 64; ipv6 { import none; export where source = RTS_BGP; }; }
 {{- if .BFD}}
 protocol bfd { interface "*" { min rx interval {{.BFD}} ms; min tx interval {{.BFD}} ms; multiplier 3; }; }
 {{- end}}
