@@ -8,19 +8,20 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/demo"
 	"github.com/barelb/barelb/lab/measure"
 	"github.com/barelb/barelb/lab/system"
 )
 
+// routeAddr is the address of the Service that comes and goes.
+const routeAddr = "198.51.100.250"
+
 // bgpManifest announces all pools by BGP, among them one of a single address.
 const bgpManifest = `apiVersion: metallb.io/v1beta1
 kind: IPAddressPool
 metadata: {name: route, namespace: metallb-system}
-spec: {addresses: [198.51.100.250/32]}
+spec: {addresses: [` + routeAddr + `/32]}
 ---
 apiVersion: metallb.io/v1beta1
 kind: BGPAdvertisement
@@ -154,57 +155,6 @@ func (b *bench) replace(nodes []string) func(context.Context) error {
 		}
 		return nil
 	}
-}
-
-// routes creates a Service and deletes it, again and again.
-func (b *bench) routes(ctx context.Context) error {
-	w, err := b.watchRoute(ctx, netip.MustParseAddr("198.51.100.250"))
-	if err != nil {
-		return err
-	}
-	services := b.c.Client().CoreV1().Services(namespace)
-	var first, all, gone []time.Duration
-	for i := range b.trials {
-		o := system.Service{Name: fmt.Sprintf("route-%d", i), Annotations: map[string]string{"metallb.io/address-pool": "route"}}
-		if err := b.sys.WriteEndpoints(ctx, namespace, o.Name); err != nil {
-			return err
-		}
-		began := time.Now()
-		if _, err := services.Create(ctx, o.Object(), metav1.CreateOptions{}); err != nil {
-			return fmt.Errorf("create service %s: %w", o.Name, err)
-		}
-		limit, cancel := context.WithTimeout(ctx, patience)
-		_, err := w.Await(limit, func(c measure.RouteChange) bool {
-			if c.Usable() > 0 && len(first) == i {
-				first = append(first, c.At.Sub(began))
-			}
-			if c.Usable() == len(b.c.Nodes()) {
-				all = append(all, c.At.Sub(began))
-			}
-			return len(all) > i
-		})
-		if err == nil {
-			began = time.Now()
-			err = services.Delete(ctx, o.Name, metav1.DeleteOptions{})
-		}
-		if err == nil {
-			_, err = w.Await(limit, func(c measure.RouteChange) bool {
-				if !c.Present {
-					gone = append(gone, c.At.Sub(began))
-				}
-				return len(gone) > i
-			})
-		}
-		cancel()
-		if err != nil {
-			return fmt.Errorf("service %s: %w", o.Name, err)
-		}
-	}
-	b.t.route(b.name+": Service created", "route in the router's kernel", first)
-	b.t.route(b.name+": Service created", fmt.Sprintf("all %d next hops there", len(b.c.Nodes())), all)
-	b.t.route(b.name+": Service deleted", "no route there", gone)
-	_, err = w.Stop()
-	return err
 }
 
 // routerBack ends the router's daemon and starts it after the pause, again and again.

@@ -81,7 +81,7 @@ func scenarios() []scenario {
 		{"bgp-kill-bfd", "the same under BFD", 0, "", (*bench).kill, watched},
 		{"bgp-drain", "a node gets the annotation barelb.io/drain, and loses it", 0, "", (*bench).drain, bgp},
 		{"bgp-hand", "the router's kernel loses one next hop by hand, and has it again: what any move costs", 0, "", (*bench).byHand, bgp},
-		{"bgp-route", "a Service is created, and deleted", 0, "", (*bench).routes, bgp},
+		{"bgp-route", "a Service is created, and deleted: how long each stage takes up to the router's kernel", 0, "", (*bench).routes, bgp},
 		{"bgp-back", "the router's daemon ends, and is started after --pause", 0, "", (*bench).routerBack, bgp},
 	}
 }

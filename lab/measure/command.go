@@ -34,6 +34,7 @@ func Commands() []Command {
 		{"tcp-hold", "hold connections open: how many break, and when", holdCommand},
 		{"watch-neigh", "print changes of neighbour entries", watchNeighCommand},
 		{"watch-route", "print changes of a route and its next hops", watchRouteCommand},
+		{"watch-bgp", "print UPDATEs as the router receives them", watchBGPCommand},
 		{"forget-neigh", "delete a neighbour entry over and over", forgetCommand},
 		{"claim", "announce an address that is somebody else's", claimCommand},
 		{"answer-arp", "answer ARP for somebody else", respondCommand},

@@ -11,6 +11,7 @@
 //	tcp-hold     connections that last: how many break, and when
 //	watch-neigh  changes of neighbour entries
 //	watch-route  changes of routes and their next hops
+//	watch-bgp    on a router: the routes of UPDATEs as they come in
 //
 // and those that play a part instead:
 //
@@ -22,7 +23,7 @@
 // JSON lines, each an object with "event":
 //
 //	ready    the instrument measures from now on
-//	change   one observation (watch-neigh, watch-route)
+//	change   one observation (watch-neigh, watch-route, watch-bgp)
 //	mark     answer to "mark NAME" on stdin: the action NAME may begin now
 //	status   answer to "status" on stdin: figures so far (probe, ask, tcp-hold, entry)
 //	report   the last line
@@ -42,6 +43,6 @@
 // where a lower bound differs it stands beside. What is computed from what was
 // seen is pure (AnalyseProbe, AnalyseHold, Spread) and apart from the sockets.
 //
-// who-has and ask have frame code of their own and share none with the product, or one
+// who-has, ask and watch-bgp have code for frames and messages of their own and share none with the product, or one
 // mistake could hide another.
 package measure

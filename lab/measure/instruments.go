@@ -140,7 +140,7 @@ func (h *Hold) Stop() (HoldReport, error) {
 	return r, err
 }
 
-// Watch follows changes in a host: T is RouteChange or NeighChange. It keeps
+// Watch follows changes in a host: T is RouteChange, NeighChange or Update. It keeps
 // every change; it is not safe for use by several goroutines.
 type Watch[T any] struct {
 	i    *instrument
@@ -159,6 +159,11 @@ func StartWatchRoute(ctx context.Context, r Runner, self string, opts RouteWatch
 // start comes first.
 func StartWatchNeigh(ctx context.Context, r Runner, self string, opts NeighWatchOpts) (*Watch[NeighChange], error) {
 	return startWatch[NeighChange](ctx, r, argv(self, "watch-neigh", &opts))
+}
+
+// StartWatchBGP watches the UPDATEs that the router r receives.
+func StartWatchBGP(ctx context.Context, r Runner, self string, opts BGPWatchOpts) (*Watch[Update], error) {
+	return startWatch[Update](ctx, r, argv(self, "watch-bgp", &opts))
 }
 
 func startWatch[T any](ctx context.Context, r Runner, argv []string) (*Watch[T], error) {

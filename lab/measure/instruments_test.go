@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -405,6 +406,37 @@ func TestWatchNeighFollowsTheKernel(t *testing.T) {
 			t.Errorf("of an address that is not watched: %+v", c)
 		}
 	}
+}
+
+func TestWatchBGPSeesUpdates(t *testing.T) {
+	l := newLAN(t)
+	r := l.add("r", "192.0.2.1/24", "2001:db8::1/64")
+	n := l.add("n", "192.0.2.2/24", "2001:db8::2/64")
+	b, err := measure.StartBackend(t.Context(), r, self(t), backend.Options{TCP: ":179"})
+	must(t, err)
+	ctx := deadline(t)
+	w, err := measure.StartWatchBGP(ctx, r, self(t), measure.BGPWatchOpts{})
+	must(t, err)
+	// A withdrawal of 198.51.100.250/32.
+	message := strings.Repeat(`\xff`, 16) + `\x00\x1c\x02\x00\x05\x20\xc6\x33\x64\xfa\x00\x00`
+	for _, addrs := range [][2]string{{"192.0.2.1", "192.0.2.2"}, {"2001:db8::1", "2001:db8::2"}} {
+		before := time.Now()
+		if out, err := n.Command(ctx, "bash", "-c", "printf '"+message+"' >/dev/tcp/"+addrs[0]+"/179").CombinedOutput(); err != nil {
+			t.Fatalf("send: %v: %s", err, out)
+		}
+		u, err := w.Await(ctx, func(measure.Update) bool { return true })
+		must(t, err)
+		want := []netip.Prefix{netip.MustParsePrefix("198.51.100.250/32")}
+		if u.From.String() != addrs[1] || !slices.Equal(u.Withdrawn, want) || u.Announced != nil || u.At.Before(before) || u.At.After(time.Now()) {
+			t.Errorf("got %+v, sent after %s", u, before)
+		}
+	}
+	all, err := w.Stop()
+	must(t, err)
+	if len(all) != 2 {
+		t.Errorf("got %d updates: %+v", len(all), all)
+	}
+	must(t, b.Stop())
 }
 
 func TestBadArgumentsAreSaid(t *testing.T) {
