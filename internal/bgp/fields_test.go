@@ -206,6 +206,22 @@ func TestAdvertisedAttributes(t *testing.T) {
 	}
 }
 
+// unnumberedBird is a router on eth0 for nodes of which it is told nothing.
+const unnumberedBird = `
+router id 10.9.0.2;
+protocol device {}
+protocol kernel { ipv4 { import none; export all; }; }
+protocol kernel { ipv6 { import none; export all; }; }
+protocol radv { interface "eth0" { min ra interval 3; max ra interval 4; }; }
+protocol bgp n {
+  local as 64513;
+  neighbor range fe80::/10 as 64512;
+  interface "eth0";
+  ipv4 { import all; export none; extended next hop on; };
+  ipv6 { import all; export none; };
+}
+`
+
 // TestUnnumbered: the router is found on the link, and finds us.
 func TestUnnumbered(t *testing.T) {
 	t.Parallel()
@@ -256,25 +272,43 @@ router bgp 64513
 		t.Parallel()
 		l := newLab(t)
 		unnumber(l)
-		bird := l.startBird(`
-router id 10.9.0.2;
-protocol device {}
-protocol kernel { ipv4 { import none; export all; }; }
-protocol kernel { ipv6 { import none; export all; }; }
-protocol radv { interface "eth0" { min ra interval 3; max ra interval 4; }; }
-protocol bgp n {
-  local as 64513;
-  neighbor range fe80::/10 as 64512;
-  interface "eth0";
-  ipv4 { import all; export none; extended next hop on; };
-  ipv6 { import all; export none; };
-}
-`)
+		bird := l.startBird(unnumberedBird)
 		n := startNode(t, l.node)
 		n.apply(want)
 		n.up("r")
 		l.fib(5*time.Second, true, vip4, vip6)
 		says(t, bird, "show route all "+vip4, "BGP.as_path: 64512", "BGP.next_hop: ", "fe80::")
+	})
+	t.Run("several nodes", func(t *testing.T) {
+		// Nodes forward, so they hear what is said to all routers: what another node says of
+		// itself does not make it one.
+		t.Parallel()
+		l := newLab(t)
+		other := l.router + "2"
+		l.ip("netns", "add", other)
+		t.Cleanup(func() { l.ip("netns", "del", other) })
+		l.ip("netns", "exec", other, "sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+		l.ip("-n", l.router, "link", "add", "br0", "type", "bridge")
+		l.ip("-n", other, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1", "netns", l.router)
+		for _, link := range []string{"eth0", "eth1"} {
+			l.ip("-n", l.router, "link", "set", link, "master", "br0", "up")
+		}
+		unnumber(l)
+		l.ip("-n", l.router, "link", "set", "br0", "up")
+		l.ip("-n", other, "link", "set", "eth0", "up")
+		for _, ns := range []string{l.node, other} {
+			l.ip("netns", "exec", ns, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+		}
+		var nodes []*node
+		for _, ns := range []string{other, l.node} {
+			n := startNode(t, ns)
+			n.apply(want)
+			nodes = append(nodes, n)
+		}
+		l.startBird(strings.ReplaceAll(unnumberedBird, "eth0", "br0"))
+		for _, n := range nodes {
+			n.up("r")
+		}
 	})
 	t.Run("no router", func(t *testing.T) {
 		t.Parallel()

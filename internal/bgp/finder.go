@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -29,6 +30,9 @@ const (
 	leastAdvert     = 12               // bytes after the ICMPv6 header
 )
 
+//nolint:gochecknoglobals // a constant
+var allRouters = netip.IPv6LinkLocalAllRouters().AsSlice()
+
 // finder finds the router of an unnumbered session: the one on a link that sends
 // router advertisements (RFC 4861 §4.2), else the only neighbour there that the kernel
 // knows a link-local address of. It also advertises this node to routers, for some
@@ -39,25 +43,21 @@ type finder struct {
 	log  *slog.Logger
 
 	mu      sync.Mutex
-	adverts map[netip.Addr]time.Time // routers, and until when their advertisement holds
+	adverts map[netip.Addr]advert // of routers
 	failed  error
 }
 
+// advert is when a router's advertisement was heard last, and until when it holds.
+type advert struct{ heard, until time.Time }
+
 func newFinder(link string, log *slog.Logger) *finder {
-	return &finder{link: link, log: log, adverts: map[netip.Addr]time.Time{}}
+	return &finder{link: link, log: log, adverts: map[netip.Addr]advert{}}
 }
 
 // router returns the link-local address of the router.
 func (f *finder) router() (netip.Addr, error) {
 	f.mu.Lock()
-	now := time.Now()
-	var known []netip.Addr
-	for addr, until := range f.adverts {
-		if now.Before(until) {
-			known = append(known, addr)
-		}
-	}
-	failed := f.failed
+	known, failed := f.advertisers(time.Now()), f.failed
 	f.mu.Unlock()
 	how := "send router advertisements on"
 	if len(known) == 0 {
@@ -78,6 +78,35 @@ func (f *finder) router() (netip.Addr, error) {
 	}
 	return netip.Addr{}, &failure{text: fmt.Sprintf(
 		"no router is heard on interface %s: have it send router advertisements there", f.link)}
+}
+
+// advertisers returns the routers whose advertisements hold. One that has not been heard
+// while it was solicited three times does not count beside others that were: it was
+// replaced, or has another address now, and its advertisement may hold for hours.
+func (f *finder) advertisers(now time.Time) []netip.Addr {
+	var holds, recent []netip.Addr
+	for addr, a := range f.adverts {
+		if !now.Before(a.until) {
+			continue
+		}
+		holds = append(holds, addr)
+		if now.Sub(a.heard) < 3*slowSolicits {
+			recent = append(recent, addr)
+		}
+	}
+	if len(recent) > 0 {
+		return recent
+	}
+	return holds
+}
+
+// hear takes in an advertisement.
+func (f *finder) hear(addr netip.Addr, lifetime time.Duration, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.adverts, func(_ netip.Addr, a advert) bool { return now.After(a.until) })
+	// One of 0 says that it is no default router, and is our neighbour still.
+	f.adverts[addr] = advert{heard: now, until: now.Add(max(lifetime, advertLifetime))}
 }
 
 // neighbors returns the link-local addresses that the kernel knows on a link.
@@ -134,7 +163,7 @@ func (f *finder) search(ctx context.Context) error {
 	filter.SetAll(true)
 	filter.Accept(ipv6.ICMPTypeRouterAdvertisement)
 	if err := errors.Join(p.SetICMPFilter(&filter), p.SetMulticastHopLimit(neighborMaxHops), p.SetMulticastInterface(link),
-		p.SetMulticastLoopback(false), p.SetControlMessage(ipv6.FlagInterface|ipv6.FlagHopLimit, true)); err != nil {
+		p.SetMulticastLoopback(false), p.SetControlMessage(ipv6.FlagInterface|ipv6.FlagHopLimit|ipv6.FlagDst, true)); err != nil {
 		return fmt.Errorf("prepare the socket for router advertisements: %w", err)
 	}
 	hear := make(chan error, 1)
@@ -169,15 +198,15 @@ func (f *finder) listen(p *ipv6.PacketConn, index int) error {
 		if !ok || about == nil || about.IfIndex != index || about.HopLimit != neighborMaxHops {
 			continue
 		}
+		if about.Dst.Equal(allRouters) {
+			continue // what another node says of itself: routers tell nodes (RFC 4861 §4.2)
+		}
 		addr, ok := netip.AddrFromSlice(ip.IP)
 		if !ok || !addr.IsLinkLocalUnicast() {
 			continue
 		}
 		if lifetime, ok := parseAdvert(b[:n]); ok {
-			f.mu.Lock()
-			// One of 0 says that it is no default router, and is our neighbour still.
-			f.adverts[addr] = time.Now().Add(max(lifetime, advertLifetime))
-			f.mu.Unlock()
+			f.hear(addr, lifetime, time.Now())
 		}
 	}
 }
