@@ -212,7 +212,7 @@ func (s *session) failed(err error) time.Duration {
 		s.log.Warn("bgp session cannot be established", "reason", text)
 	}
 	if up && time.Since(s.established) >= stableTime {
-		s.failures = 0
+		s.failures, s.refusals = 0, 0
 	}
 	s.problem = text
 	s.conn = nil

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +213,16 @@ func TestPauses(t *testing.T) {
 	if last > mostRefused || last < mostRefused*3/4 {
 		t.Errorf("pause after 100 refusals: %s", last)
 	}
+	// A session that lasted is forgiven them, however it ends.
+	s.state, s.established = stateEstablished, time.Now().Add(-stableTime)
+	s.conn = &conn{}
+	s.failed(refused)
+	if got := s.failed(refused); got > 2*leastRefused {
+		t.Errorf("pause after a session that lasted and a refusal: %s", got)
+	}
+	for range 100 {
+		s.failed(refused)
+	}
 	seen := map[time.Duration]bool{}
 	for range 20 {
 		seen[jitter(time.Second)] = true
@@ -223,4 +234,30 @@ func TestPauses(t *testing.T) {
 	if got := s.failed(refused); got > 7*time.Second || got < 5*time.Second {
 		t.Errorf("pause with connectTime 7s: %s", got)
 	}
+}
+
+// TestAdvertisers: a router that is silent does not stand in the way of the one that took
+// its place, however long its advertisement holds.
+func TestAdvertisers(t *testing.T) {
+	t.Parallel()
+	const lifetime = 30 * time.Minute
+	start := time.Now()
+	old, successor := netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2")
+	f := newFinder("eth0", slog.New(slog.DiscardHandler))
+	check := func(after time.Duration, want ...netip.Addr) {
+		t.Helper()
+		got := f.advertisers(start.Add(after))
+		slices.SortFunc(got, netip.Addr.Compare)
+		if !slices.Equal(got, want) {
+			t.Errorf("after %s: %v, want %v", after, got, want)
+		}
+	}
+	f.hear(old, lifetime, start)
+	check(time.Minute, old)
+	f.hear(old, lifetime, start.Add(time.Minute))
+	f.hear(successor, 0, start.Add(time.Minute+3*slowSolicits-time.Second))
+	check(time.Minute+3*slowSolicits-time.Second, old, successor) // two, as far as anybody knows
+	check(time.Minute+3*slowSolicits, successor)
+	check(time.Minute+2*3*slowSolicits, old) // neither was heard, and this one said for how long
+	check(time.Hour + 2*time.Minute)
 }

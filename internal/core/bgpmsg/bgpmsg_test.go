@@ -62,6 +62,8 @@ func TestOpenOfAnotherSpeaker(t *testing.T) {
 		"no capabilities":           {head + "00", ""},
 		"capabilities one by one":   {head + "0e 0202 0200 0208 4106 0000fde8 0000", ""},
 		"extended parameters":       {head + "ff ff 0009 02 0006 41 04 0001 86a1", "AS 100001"},
+		"extended, short length":    {head + "0c ff 0009 02 0006 41 04 0001 86a1", "AS 100001"}, // the length is ignored (RFC 9072 §2)
+		"extended, length 0":        {head + "00 ff 0009 02 0006 41 04 0001 86a1", "OPEN Message Error"},
 		"unknown capability":        {head + "04 0202 4900", ""},
 		"short":                     {"04 fde8 00b4", "OPEN Message Error"},
 		"version 3":                 {"03 fde8 00b4 0a000002 00", "Unsupported Version Number"},

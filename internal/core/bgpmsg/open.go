@@ -138,7 +138,8 @@ func ParseOpen(body []byte) (Open, error) {
 		return Open{}, &Notification{Code: CodeOpen, Subcode: SubBadRouterID}
 	}
 	params, long := body[10:], false
-	if body[9] == paramExtLong && len(params) >= 3 && params[0] == paramExtLong {
+	// The type of the first parameter decides; the short length says nothing then.
+	if body[9] != 0 && len(params) >= 3 && params[0] == paramExtLong {
 		if int(binary.BigEndian.Uint16(params[1:])) != len(params)-3 {
 			return Open{}, &Notification{Code: CodeOpen}
 		}
