@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/barelb/barelb/internal/bgp"
 	"github.com/barelb/barelb/internal/core/bgpmsg"
 	"github.com/barelb/barelb/internal/core/lb"
@@ -201,6 +203,50 @@ func TestHostileRouter(t *testing.T) {
 	}
 	status(func(s bgp.SessionStatus) bool {
 		return strings.Contains(s.LastError, "nothing was heard from the router")
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReasonIsKept: a router that ends the session while it is sent its first routes is
+// taken at its word, not at how writing to it fails.
+func TestReasonIsKept(t *testing.T) {
+	t.Parallel()
+	h := newHostile(t)
+	raw, err := h.listen.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// So little that the routes do not fit.
+	if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) }); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	speaker := bgp.New(bgp.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- speaker.Run(ctx) }()
+	p := peer("127.0.0.1", 64513, lb.IPv4)
+	p.Port, p.MultiHop = h.port(), true
+	all := map[netip.Prefix]lb.Attrs{}
+	for i := range 1 << 18 {
+		all[netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)] = lb.Attrs{}
+	}
+	if err := speaker.Apply(ctx, lb.BGP{{Peer: p, Routes: all}}); err != nil {
+		t.Fatal(err)
+	}
+	h.establish()
+	h.say(bgpmsg.Cease(bgpmsg.CeaseMaxPrefixes, "").Append(nil))
+	_ = h.conn.Close()
+	eventually(t, 10*time.Second, func() string {
+		if s := speaker.Status()[0]; !strings.Contains(s.LastError, "limit of prefixes") {
+			return fmt.Sprintf("%+v", s)
+		}
+		return ""
 	})
 	cancel()
 	if err := <-ended; err != nil {

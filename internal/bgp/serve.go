@@ -259,7 +259,7 @@ func (s *session) exchange(c *conn, in <-chan heard) error {
 	send := func(b []byte) error { return s.send(c, b, sendHold) }
 
 	if err := s.first(c, send); err != nil {
-		return err
+		return s.why(err, in)
 	}
 	for {
 		var err error
