@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -248,6 +249,52 @@ func TestReasonIsKept(t *testing.T) {
 		}
 		return ""
 	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSentIsLogged: at debug level the log says when routers were told, and how long after
+// the speaker was.
+func TestSentIsLogged(t *testing.T) {
+	t.Parallel()
+	h := newHostile(t)
+	var text output
+	speaker := bgp.New(bgp.Config{Log: slog.New(slog.NewJSONHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- speaker.Run(ctx) }()
+	p := peer("127.0.0.1", 64513, lb.IPv4)
+	p.Port, p.MultiHop = h.port(), true
+	apply := func(vips ...string) {
+		t.Helper()
+		if err := speaker.Apply(ctx, lb.BGP{{Peer: p, Routes: routes(lb.Attrs{}, vips...), Since: time.Now().Add(-time.Hour)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	logged := func(n int) []string {
+		t.Helper()
+		var lines []string
+		eventually(t, 10*time.Second, func() string {
+			lines = slices.DeleteFunc(strings.Split(text.String(), "\n"), func(l string) bool { return !strings.Contains(l, "bgp routes sent") })
+			if len(lines) != n {
+				return fmt.Sprintf("%d lines, want %d: %s", len(lines), n, lines)
+			}
+			return ""
+		})
+		return lines
+	}
+	apply(vip4)
+	h.establish()
+	if got := logged(1)[0]; strings.Contains(got, "after") || !strings.Contains(got, `"announced":1,"withdrawn":0`) {
+		t.Errorf("the first routes of a session: %s", got)
+	}
+	apply(vip4)
+	apply("192.0.2.2/32", "192.0.2.3/32")
+	if got := logged(2)[1]; !strings.Contains(got, `"after":"1h0m0.`) || !strings.Contains(got, `"announced":2,"withdrawn":1`) {
+		t.Errorf("a change: %s", got)
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

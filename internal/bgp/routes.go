@@ -2,9 +2,11 @@ package bgp
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/barelb/barelb/internal/core/bgpmsg"
 	"github.com/barelb/barelb/internal/core/lb"
@@ -41,12 +43,14 @@ func (n *fresh) add(pfx netip.Prefix, f lb.Family, attrs lb.Attrs, hops [2]netip
 // addresses, or they of it, there is no moment without a route.
 func (s *session) reconcile(c *conn, send func([]byte) error) error {
 	s.mu.Lock()
-	routes, graceful, drained := s.routes, s.graceful, s.drained
+	routes, graceful, drained, heard := s.routes, s.graceful, s.drained, s.heard
+	s.heard = time.Time{}
 	s.mu.Unlock()
 
 	hops := map[lb.Family][2]netip.Addr{lb.IPv4: c.hops(lb.IPv4), lb.IPv6: c.hops(lb.IPv6)}
 	todo := fresh{prefixes: map[*bundle][]netip.Prefix{}}
 	gone := map[lb.Family][]netip.Prefix{}
+	announced := 0
 	lacks := make(map[string]int) // routes that are not sent, by reason
 	for pfx, attrs := range routes {
 		family := lb.FamilyOf(pfx.Addr())
@@ -86,10 +90,21 @@ func (s *session) reconcile(c *conn, send func([]byte) error) error {
 			return err
 		}
 		c.counts.updatesOut.Add(uint64(n))
+		announced += len(prefixes)
 		for _, pfx := range prefixes {
 			c.sent[pfx] = b
 		}
 	}
+	if err := c.withdraw(gone, send); err != nil {
+		return err
+	}
+	c.lacking = explainLacks(lacks)
+	s.logSent(announced, len(gone[lb.IPv4])+len(gone[lb.IPv6]), heard)
+	return nil
+}
+
+// withdraw takes routes back.
+func (c *conn) withdraw(gone map[lb.Family][]netip.Prefix, send func([]byte) error) error {
 	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
 		slices.SortFunc(gone[f], netip.Prefix.Compare)
 		msgs, n := bgpmsg.AppendWithdrawals(nil, f, gone[f])
@@ -101,8 +116,20 @@ func (s *session) reconcile(c *conn, send func([]byte) error) error {
 			delete(c.sent, pfx)
 		}
 	}
-	c.lacking = explainLacks(lacks)
 	return nil
+}
+
+// logSent tells that routes were sent, and how long after what they follow from was heard
+// of, if it is known.
+func (s *session) logSent(announced, withdrawn int, heard time.Time) {
+	if announced+withdrawn == 0 || !s.log.Enabled(s.life, slog.LevelDebug) {
+		return
+	}
+	log := s.log
+	if !heard.IsZero() {
+		log = log.With("heard", heard, "after", time.Since(heard).String())
+	}
+	log.Debug("bgp routes sent", "announced", announced, "withdrawn", withdrawn)
 }
 
 // attrs are the path attributes of b on the wire.

@@ -293,6 +293,9 @@ func (s *session) exchange(c *conn, in <-chan heard) error {
 
 // first sends all routes, and then says that these were all (RFC 4724 §4.1).
 func (s *session) first(c *conn, send func([]byte) error) error {
+	s.mu.Lock()
+	s.heard = time.Time{} // how long there was no session is another matter
+	s.mu.Unlock()
 	if err := s.reconcile(c, send); err != nil {
 		return err
 	}

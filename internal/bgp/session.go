@@ -57,6 +57,7 @@ type session struct {
 	peer     lb.Peer
 	routes   map[netip.Prefix]lb.Attrs // what shall be
 	wanted   int                       // those of them that are to stay
+	heard    time.Time                 // when what they follow from was, if they were not told yet
 	graceful bool                      // all of them are withdrawn soon
 	drained  bool                      // those that say so have had their time
 	found    netip.Addr                // the router of an unnumbered session; zero before it is found
@@ -135,7 +136,12 @@ func (s *session) current() lb.Peer {
 // connection.
 func (s *session) set(want lb.Session) {
 	n := staying(want.Routes)
-	s.change(func() { s.peer, s.routes, s.wanted = want.Peer, want.Routes, n })
+	s.change(func() {
+		s.peer, s.routes, s.wanted = want.Peer, want.Routes, n
+		if s.heard.IsZero() {
+			s.heard = want.Since
+		}
+	})
 }
 
 // staying counts the routes that do not say that they will be withdrawn.

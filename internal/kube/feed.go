@@ -44,6 +44,7 @@ type Feed struct {
 	conflicts  map[netip.Addr]lb.WireConflict
 	announced  announcements
 	dirty      map[lb.Key]bool
+	dirtySince time.Time // when the first of them was heard of; zero if that is not known
 	nodesDirty bool
 	claimDirty map[netip.Addr]bool
 	// conflictsDirty says that conflicts are news.
@@ -61,6 +62,9 @@ type Delta struct {
 	// Services are the Services that changed, or whose endpoints did; nil means
 	// gone, or not ours any more. One whose namespace is not known yet comes with it.
 	Services map[lb.Key]*lb.Service
+	// Since is when the first change of a Service or its endpoints came from the API server;
+	// zero where none did.
+	Since time.Time
 	// Endpoints are the endpoints of the Services above.
 	Endpoints map[lb.Key][]lb.Endpoint
 	// Orphans are Services that are not ours any more but still bear our mark.
@@ -227,6 +231,7 @@ func (f *Feed) Drain() Delta {
 	}
 	d.Announced = f.announced.drain()
 	slices.SortFunc(d.Orphans, lb.Key.Compare)
+	d.Since, f.dirtySince = f.dirtySince, time.Time{}
 	f.dirty, f.claimDirty = later, map[netip.Addr]bool{}
 	f.nodesDirty, f.conflictsDirty, f.objectsDirty = false, false, false
 	return d
@@ -270,6 +275,14 @@ func (f *Feed) publish(objs *config.Objects) {
 	f.signal()
 }
 
+// touch makes a Service that has just changed part of the next Delta. mu is held.
+func (f *Feed) touch(key lb.Key) {
+	f.dirty[key] = true
+	if f.dirtySince.IsZero() {
+		f.dirtySince = time.Now()
+	}
+}
+
 func (f *Feed) onService(obj any, gone bool) { //nolint:revive // two kinds of event
 	o, ok := obj.(*corev1.Service)
 	if !ok {
@@ -282,7 +295,7 @@ func (f *Feed) onService(obj any, gone bool) { //nolint:revive // two kinds of e
 	} else {
 		f.services[key] = o
 	}
-	f.dirty[key] = true
+	f.touch(key)
 	f.mu.Unlock()
 	f.signal()
 }
@@ -326,7 +339,7 @@ func (f *Feed) dropSlice(slice, key lb.Key) {
 // Services that are not of type LoadBalancer. mu is held.
 func (f *Feed) endpointsChanged(key lb.Key) {
 	if svc := f.services[key]; svc == nil || svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		f.dirty[key] = true
+		f.touch(key)
 		f.signal()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -176,4 +177,29 @@ func TestMemoryPerService(t *testing.T) {
 	runtime.KeepAlive(f)
 	runtime.KeepAlive(d)
 	runtime.KeepAlive(objects)
+}
+
+// TestDeltaSince: a Delta says when the first of its changes came, and nothing where no
+// Service is in it.
+func TestDeltaSince(t *testing.T) {
+	t.Parallel()
+	f := (&Cluster{}).Feed()
+	service := func(name string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+	}
+	f.onNamespace(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, false)
+	if d := f.Drain(); !d.Since.IsZero() {
+		t.Errorf("without a Service: since %s", d.Since)
+	}
+	before := time.Now()
+	f.onService(service("a"), false)
+	between := time.Now()
+	f.onService(service("b"), false)
+	if d := f.Drain(); d.Since.Before(before) || d.Since.After(between) {
+		t.Errorf("since %s, want from %s to %s", d.Since, before, between)
+	}
+	f.onService(service("b"), true)
+	if d := f.Drain(); d.Since.Before(between) {
+		t.Errorf("since %s, which was told before", d.Since)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/barelb/barelb/internal/core/config"
@@ -221,7 +222,7 @@ func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 	desired := s.planner.Plan()
 	planned := time.Now()
 	s.Announced.plan.Observe(planned.Sub(start).Seconds())
-	err := errors.Join(s.applyL2(ctx, desired), s.applyBGP(ctx, desired))
+	err := errors.Join(s.applyL2(ctx, desired), s.applyBGP(ctx, desired, d.Since))
 	s.Announced.apply.Observe(time.Since(planned).Seconds())
 	for _, key := range desired.Changed {
 		s.show(key)
@@ -231,14 +232,18 @@ func (s *Speaker) step(ctx context.Context, d kube.Delta) error {
 	return err
 }
 
-// applyBGP announces the routes that the plan wants, and for a while those that it gives to
-// others.
-func (s *Speaker) applyBGP(ctx context.Context, desired plan.Desired) error {
+// applyBGP announces the routes that the plan wants, because of what was heard since, and
+// for a while those that it gives to others.
+func (s *Speaker) applyBGP(ctx context.Context, desired plan.Desired, since time.Time) error {
 	before := s.routes.Going()
 	var want lb.BGP
 	want, s.routesAt = s.routes.Step(time.Now(), desired.BGP, s.planner.Yields)
 	if n := s.routes.Going(); n != before {
 		s.Log.Info("routes that go to other nodes, and that routers are told to prefer those for", "routes", n, "drain", s.Drain.String())
+	}
+	want = slices.Clone(want)
+	for i := range want {
+		want[i].Since = since
 	}
 	return s.BGP.Apply(ctx, want)
 }

@@ -1,10 +1,13 @@
 package failover
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -42,6 +45,10 @@ func (b *bench) routes(ctx context.Context) error {
 	w.objects = make(chan sight, 1024)
 	go look(events, w.objects)
 
+	logs, err := b.speakerLogs()
+	if err != nil {
+		return err
+	}
 	var up, down []passage
 	for i := range b.trials {
 		name := fmt.Sprintf("route-%d", i)
@@ -57,8 +64,72 @@ func (b *bench) routes(ctx context.Context) error {
 	}
 	addStages(b.t, b.name, w.nodes, up, down)
 	_, err = w.kernel.Stop()
-	_, werr := w.wire.Stop()
-	return errors.Join(err, werr)
+	updates, werr := w.wire.Stop()
+	if err := errors.Join(err, werr); err != nil {
+		return err
+	}
+	return b.addSent(logs, updates)
+}
+
+// speakerLogs returns how long the log of each speaker is.
+func (b *bench) speakerLogs() (map[string]int64, error) {
+	logs := map[string]int64{}
+	for _, node := range b.c.Nodes() {
+		info, err := os.Stat(b.sys.Speaker(node).Log())
+		if err != nil {
+			return nil, fmt.Errorf("log of the speaker of %s: %w", node, err)
+		}
+		logs[node] = info.Size()
+	}
+	return logs, nil
+}
+
+// sent is what a speaker's log says when routes were sent: only with --log-level=debug.
+type sent struct {
+	Msg   string    `json:"msg"`
+	Heard time.Time `json:"heard"` // when it heard of the change
+}
+
+// addSent adds how long it took from when speakers say that they heard of a change to the
+// wire, if their logs since some lengths tell.
+func (b *bench) addSent(logs map[string]int64, updates []measure.Update) error {
+	var took []time.Duration
+	for i, node := range b.c.Nodes() {
+		all, err := readSent(b.sys.Speaker(node).Log(), logs[node])
+		if err != nil {
+			return err
+		}
+		if len(all) == 0 {
+			b.say("%s: the speaker of %s does not say when it sent routes: give it --log-level=debug", b.name, node)
+			return nil
+		}
+		v4, v6 := cluster.NodeAddrs(i + 1)
+		wire := slices.DeleteFunc(slices.Clone(updates), func(u measure.Update) bool { return u.From != v4 && u.From != v6 })
+		if len(wire) != len(all) {
+			return fmt.Errorf("the speaker of %s says %d times that it sent routes, of which %d were seen on the wire", node, len(all), len(wire))
+		}
+		for i, s := range all {
+			took = append(took, wire[i].At.Sub(s.Heard))
+		}
+	}
+	b.t.route(b.name+": change heard of by the speaker", "its UPDATE on the wire", took)
+	return nil
+}
+
+// readSent reads what a log says of routes that were sent, from an offset on.
+func readSent(path string, offset int64) ([]sent, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	var all []sent
+	for line := range bytes.Lines(text[min(offset, int64(len(text))):]) {
+		var s sent
+		if json.Unmarshal(line, &s) == nil && s.Msg == "bgp routes sent" {
+			all = append(all, s)
+		}
+	}
+	return all, nil
 }
 
 func (b *bench) routeComes(ctx context.Context, name string, w *witnesses) (passage, error) {

@@ -66,6 +66,9 @@ type BGP []Session
 type Session struct {
 	Peer   Peer
 	Routes map[netip.Prefix]Attrs
+	// Since is when what Routes follow from was heard of; zero if that is not known. It is
+	// told in the log alone.
+	Since time.Time
 }
 
 // Peer is a validated BGPPeer as it concerns one node. Name identifies it.
