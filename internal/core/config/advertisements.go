@@ -265,18 +265,20 @@ func parseCommunity(text string) (community, error) {
 	parts := strings.Split(text, ":")
 	bits := 16
 	large := parts[0] == "large"
-	if large {
+	switch {
+	case large && len(parts) == 4:
 		parts, bits = parts[1:], 32
-	}
-	if large && len(parts) != 3 || !large && len(parts) != 2 {
+	case len(parts) == 4:
+		return community{}, fmt.Errorf("invalid community value: expected community to be of format large:<uint32>:<uint32>:<uint32>, not %q", text)
+	case large || len(parts) != 2:
 		return community{}, fmt.Errorf("invalid community format: %q is not such as 64512:100 or large:64512:1:2", text)
 	}
 	var n [3]uint32
 	for i, s := range parts {
 		v, err := strconv.ParseUint(s, 10, bits)
 		if err != nil {
-			return community{}, fmt.Errorf("invalid community value: invalid %s section of community %q: it is not a number of %d bits",
-				[]string{"first", "second", "third"}[i], s, bits)
+			return community{}, fmt.Errorf("invalid community value: invalid section %q, the %s of the community: it is not a number of %d bits",
+				s, []string{"first", "second", "third"}[i], bits)
 		}
 		n[i] = uint32(v)
 	}
