@@ -41,8 +41,8 @@ type ConfigurationStateStatus struct {
 	// +optional
 	Result ConfigurationResult `json:"result,omitempty"`
 
-	// ErrorSummary says what is wrong, one line for each problem. It is empty when
-	// Result is Valid.
+	// ErrorSummary says what is wrong, one line for each problem, or two where the words
+	// are MetalLB's. It is empty when Result is Valid.
 	// +optional
 	ErrorSummary string `json:"errorSummary,omitempty"`
 

@@ -38,7 +38,7 @@ type (
 	}
 	updateCounter interface {
 		Update(err error)
-		Config(problems []config.Problem)
+		Config(problems []config.Problem, invalid bool)
 	}
 )
 
@@ -282,7 +282,7 @@ func (c *Controller) takeObjects(objs *config.Objects) {
 	c.cfg, c.objects = config.Parse(*objs, c.cfg), objs
 	c.uses.SetConfig(c.cfg)
 	c.book.SetPools(c.cfg.Pools, c.cfg.SetAside)
-	c.Metrics.Config(c.cfg.Problems)
+	c.Metrics.Config(c.cfg.Problems, len(config.InvalidAtController(c.cfg.Problems)) > 0)
 	for _, p := range config.NewProblems(c.cfg.Problems, known) {
 		c.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}

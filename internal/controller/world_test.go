@@ -271,9 +271,9 @@ func (w *world) claim(a netip.Addr, holders ...lb.Holder) {
 func (w *world) Update(error) {}
 
 // Config prints the state of the configuration when it changes.
-func (w *world) Config(problems []config.Problem) {
+func (w *world) Config(_ []config.Problem, invalid bool) {
 	now := "configuration in force"
-	if len(problems) > 0 {
+	if invalid {
 		now = "configuration partly set aside"
 	}
 	if now != w.loaded {

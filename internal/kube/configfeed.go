@@ -73,6 +73,7 @@ func (f *configFeed) run(ctx context.Context, ready func()) error {
 		if err != nil {
 			return unlessEnded(ctx, fmt.Errorf("list configuration objects: %w", err))
 		}
+		objs.Namespace = f.c.opts.Namespace
 		f.secrets = f.readSecrets(ctx, objs)
 		objs.Secrets = f.secrets
 		f.publish(objs)

@@ -25,8 +25,8 @@ import (
 
 type noCounters struct{}
 
-func (noCounters) Update(error)            {}
-func (noCounters) Config([]config.Problem) {}
+func (noCounters) Update(error)                  {}
+func (noCounters) Config([]config.Problem, bool) {}
 
 // lead runs a whole controller that believes that it is the one at work, until ctx
 // ends.

@@ -53,7 +53,7 @@ func NewClientMetrics(reg prometheus.Registerer, names ...string) *ClientMetrics
 			updates: prometheus.NewCounter(prometheus.CounterOpts(opts("updates_total", "Number of changes taken from Kubernetes."))),
 			errors:  prometheus.NewCounter(prometheus.CounterOpts(opts("update_errors_total", "Number of changes that could not be put into effect."))),
 			loaded:  prometheus.NewGauge(prometheus.GaugeOpts(opts("config_loaded_bool", "1 once a configuration was loaded."))),
-			stale:   prometheus.NewGauge(prometheus.GaugeOpts(opts("config_stale_bool", "1 while some of the configuration is set aside."))),
+			stale:   prometheus.NewGauge(prometheus.GaugeOpts(opts("config_stale_bool", "1 while some of the configuration is set aside, as ConfigurationState says."))),
 		}
 		reg.MustRegister(n.updates, n.errors, n.loaded, n.stale)
 		m.named = append(m.named, n)
@@ -71,15 +71,18 @@ func (m *ClientMetrics) Update(err error) {
 	}
 }
 
-// Config says that a configuration is in force, and what of it is not.
-func (m *ClientMetrics) Config(problems []config.Problem) {
+// Config says that a configuration is in force, what of it is not, and whether the component
+// calls it invalid for that.
+func (m *ClientMetrics) Config(problems []config.Problem, invalid bool) { //nolint:revive // a fact
 	m.problems.Reset()
 	for _, p := range problems {
 		m.problems.WithLabelValues(p.Kind, string(p.Reason)).Inc()
 	}
 	for _, n := range m.named {
 		n.loaded.Set(1)
-		n.stale.Set(float64(min(1, len(problems))))
+		if n.stale.Set(0); invalid {
+			n.stale.Set(1)
+		}
 	}
 }
 

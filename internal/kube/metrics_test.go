@@ -205,10 +205,12 @@ func TestClientMetrics(t *testing.T) {
 	}
 	check("config_loaded_bool 0, config_stale_bool 0, update_errors_total 0, updates_total 0", "")
 	bad := config.Problem{Kind: "IPAddressPool", Name: "a", Reason: lb.Overlap}
-	m.Config([]config.Problem{bad, bad, {Kind: "BGPPeer", Name: "a", Reason: lb.InvalidField}})
+	m.Config([]config.Problem{bad, bad, {Kind: "BGPPeer", Name: "a", Reason: lb.InvalidField}}, true)
 	m.Update(nil)
 	m.Update(io.EOF)
 	check("config_loaded_bool 1, config_stale_bool 1, update_errors_total 1, updates_total 2", "problems BGPPeer InvalidField 1, problems IPAddressPool Overlap 2")
-	m.Config(nil)
+	m.Config([]config.Problem{bad}, false) // it does not count
+	check("config_loaded_bool 1, config_stale_bool 0, update_errors_total 1, updates_total 2", "problems IPAddressPool Overlap 1")
+	m.Config(nil, false)
 	check("config_loaded_bool 1, config_stale_bool 0, update_errors_total 1, updates_total 2", "")
 }

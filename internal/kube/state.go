@@ -29,6 +29,9 @@ const (
 	// stateInterval is the least time between two rounds of status writes: state is
 	// for people to read, and many changes make one write.
 	stateInterval = 500 * time.Millisecond
+	// Under these names MetalLB's components own the status of their ConfigurationStates.
+	managerController = "poolReconciler"
+	managerSpeaker    = "configReconciler"
 	// maxMessage in bytes is the longest message of a condition that the API takes.
 	maxMessage = 32768
 )
@@ -256,7 +259,10 @@ func shorten(text string) string {
 
 // writeConfigurationState writes the component's ConfigurationState.
 func (w *StateWriter) writeConfigurationState(ctx context.Context, s State) error {
-	problems := s.Problems
+	problems, manager := config.InvalidAtSpeaker(s.Problems), managerSpeaker
+	if w.c.opts.NodeName == "" {
+		problems, manager = config.InvalidAtController(s.Problems), managerController
+	}
 	o := configurationState(w.c.opts)
 	key := client.ObjectKeyFromObject(o)
 	var have v1beta1.ConfigurationState
@@ -283,20 +289,20 @@ func (w *StateWriter) writeConfigurationState(ctx context.Context, s State) erro
 	before := have.DeepCopy()
 	have.Status.Result, have.Status.ErrorSummary = v1beta1.ConfigurationValid, ""
 	if len(problems) > 0 {
-		lines := make([]string, len(problems))
+		summary, lines := make([]string, len(problems)), make([]string, len(problems))
 		for i, p := range problems {
-			lines[i] = p.String()
+			summary[i], lines[i] = p.Summary(), p.String()
 		}
-		have.Status.Result, have.Status.ErrorSummary = v1beta1.ConfigurationInvalid, strings.Join(lines, "\n")
+		have.Status.Result, have.Status.ErrorSummary = v1beta1.ConfigurationInvalid, strings.Join(summary, "\n")
 		condition.Status, condition.Reason = metav1.ConditionFalse, v1beta1.ReasonConfigurationError
-		condition.Message = shorten(have.Status.ErrorSummary)
+		condition.Message = shorten(strings.Join(lines, "\n"))
 	}
 	meta.SetStatusCondition(&have.Status.Conditions, condition)
 	proxyCondition(&have, s)
 	if reflect.DeepEqual(before.Status, have.Status) {
 		return nil
 	}
-	return w.c.client.Status().Update(ctx, &have)
+	return w.c.client.Status().Update(ctx, &have, client.FieldOwner(manager))
 }
 
 // proxyCondition says how the node's kube-proxy is, if it is watched.

@@ -120,11 +120,12 @@ func TestControllersState(t *testing.T) {
 	w.Set(kube.State{Pools: pools, Objects: objects(clash), Problems: []config.Problem{gone, bad}})
 	l.poolStatusIs("state-1", "1+0 of 255+0; True Accepted 1: in force as written")
 	l.poolStatusIs("state-2", "0+0 of 0+0; False Overlap 1: spec.addresses[0]: overlaps")
-	const summary = "BGPPeer nobody: spec: is bad (set aside)\nIPAddressPool state-2: spec.addresses[0]: overlaps (set aside)"
+	const summary = "IPAddressPool state-2: spec.addresses[0]: overlaps (set aside)" // a peer is the speakers' business
 	o := l.configurationStateIs("controller", "Invalid\n"+summary+"\npoolReconcilerValid=False ConfigurationError: "+summary)
 	if diff := cmp.Diff(map[string]string{"metallb.io/component-type": "controller"}, o.Labels); diff != "" {
 		t.Errorf("labels: %s", diff)
 	}
+	wantStatusOwner(t, o, "poolReconciler")
 
 	// Said again and again, it is told once.
 	for i := range 3 {
@@ -175,6 +176,17 @@ func TestSpeakersState(t *testing.T) {
 	w := l.state("speaker-n1", kube.Options{NodeName: "n1", PodName: ours.Name})
 	w.Set(kube.State{})
 	l.configurationStateIs("speaker-n1", "Valid\n\nconfigReconcilerValid=True Reconciled: ")
+	wantStatusOwner(t, configurationStateOf(l, "speaker-n1"), "configReconciler")
+	// A reference that leads nowhere is told of elsewhere.
+	dangling := config.Problem{Kind: config.KindL2Advertisement, Name: "l2", Field: "spec.ipAddressPools[0]", Reason: lb.UnknownReference}
+	// What MetalLB tells too is told in its words, and in ours beside.
+	known := config.Problem{Kind: config.KindBGPPeer, Name: "p", Field: "spec.x", Reason: lb.UnknownReference, Message: "is away", Words: "peer p is lost\nfor good"}
+	w.Set(kube.State{Problems: []config.Problem{known, dangling}})
+	l.configurationStateIs("speaker-n1", "Invalid\nconfiguration error: peer p is lost\nfor good\n"+
+		"configReconcilerValid=False ConfigurationError: BGPPeer p: spec.x: is away (set aside)")
+	w.Set(kube.State{Problems: []config.Problem{dangling}})
+	l.configurationStateIs("speaker-n1", "Valid\n\nconfigReconcilerValid=True Reconciled: ")
+
 	bad := config.Problem{Kind: config.KindIPAddressPool, Name: "state-3", Field: "spec", Reason: lb.NotSupported, Message: "is bad", InForce: true}
 	w.Set(kube.State{Problems: []config.Problem{bad}})
 	const summary = "IPAddressPool state-3: spec: is bad (the rest is in force)"
@@ -193,6 +205,26 @@ func TestSpeakersState(t *testing.T) {
 	}
 	if got := l.events(third); len(got) > 0 {
 		t.Errorf("each node tells what one controller tells: %v", got)
+	}
+}
+
+func configurationStateOf(l *lab, name string) *v1beta1.ConfigurationState {
+	o := configurationState(name)
+	l.refresh(o)
+	return o
+}
+
+// wantStatusOwner wants the status of o to be owned by a manager of that name, as MetalLB's is.
+func wantStatusOwner(t *testing.T, o client.Object, want string) {
+	t.Helper()
+	var got []string
+	for _, m := range o.GetManagedFields() {
+		if m.Subresource == "status" {
+			got = append(got, m.Manager)
+		}
+	}
+	if !slices.Contains(got, want) {
+		t.Errorf("the status is owned by %v, want %s", got, want)
 	}
 }
 

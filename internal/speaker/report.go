@@ -57,7 +57,7 @@ func (s *Speaker) reportConfig(here []config.Problem) {
 	}
 	known := s.problems
 	s.problems, s.reported, s.proxyShown = problems, true, proxy
-	s.Metrics.Config(problems)
+	s.Metrics.Config(problems, len(config.InvalidAtSpeaker(problems)) > 0)
 	for _, p := range config.NewProblems(problems, known) {
 		s.Log.Warn("configuration problem", "kind", p.Kind, "name", p.Name, "field", p.Field, "reason", string(p.Reason), "err", p.Message)
 	}

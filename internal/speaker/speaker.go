@@ -74,7 +74,7 @@ type (
 	}
 	counters interface {
 		Update(err error)
-		Config(problems []config.Problem)
+		Config(problems []config.Problem, invalid bool)
 	}
 )
 

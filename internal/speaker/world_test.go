@@ -234,8 +234,8 @@ func (w *world) Update(err error) {
 }
 
 // Config prints whether the configuration is stale.
-func (w *world) Config(problems []config.Problem) {
-	w.say("configuration stale: %t", len(problems) > 0)
+func (w *world) Config(_ []config.Problem, invalid bool) {
+	w.say("configuration stale: %t", invalid)
 }
 
 type members struct{ w *world }

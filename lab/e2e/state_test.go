@@ -2,8 +2,11 @@ package e2e_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/system"
@@ -16,6 +19,7 @@ func TestConfigurationState(t *testing.T) {
 	l.apply(t, readers)
 	s := states{l, l.token(t, "e2e-reader")}
 	s.valid(t)
+	t.Run("owners", s.owned)
 	t.Run("wrong secret type on one node only", s.wrongSecret)
 	t.Run("missing BFD profile", s.missingProfile)
 	t.Run("reference broken at runtime", s.brokenReference)
@@ -39,7 +43,11 @@ func (s states) valid(t *testing.T) {
 			if summary != "" {
 				return fmt.Errorf("it says %q", summary)
 			}
-			return nil
+			text, err := s.field(t.Context(), "ConfigurationState", c, "status", "errorSummary")
+			if err == nil && text != "" {
+				err = fmt.Errorf("it sums up %q", text)
+			}
+			return err
 		})
 		s.stale(t, c, 0)
 	}
@@ -57,6 +65,42 @@ func (s states) invalid(t *testing.T, component string, parts ...string) {
 		return fmt.Errorf("it says %q", summary)
 	})
 	s.stale(t, component, 1)
+}
+
+// speakersSay waits until the speakers of nodes sum up the configuration's error in exactly
+// MetalLB's words. The controller has nothing to say of what it does not allocate by.
+func (s states) speakersSay(t *testing.T, want string, nodes ...string) {
+	t.Helper()
+	for _, node := range nodes {
+		eventually(t, "summary of the speaker on "+node, func() error {
+			got, err := s.field(t.Context(), "ConfigurationState", "speaker-"+node, "status", "errorSummary")
+			if err == nil && got != want {
+				err = fmt.Errorf("it says %q, want %q", got, want)
+			}
+			return err
+		})
+		s.stale(t, "speaker-"+node, 1)
+	}
+	s.awaitState(t, "controller", "Valid", func(string) error { return nil })
+	s.stale(t, "controller", 0)
+}
+
+// owned wants the status of every state to be owned by MetalLB's name for who writes it.
+func (s states) owned(t *testing.T) {
+	t.Helper()
+	for _, c := range s.components(false) {
+		o, err := s.objects("ConfigurationState", system.Namespace).Get(t.Context(), c, metav1.GetOptions{})
+		must(t, err)
+		want := "configReconciler"
+		if c == "controller" {
+			want = "poolReconciler"
+		}
+		if !slices.ContainsFunc(o.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool {
+			return m.Subresource == "status" && m.Manager == want
+		}) {
+			t.Errorf("status of %s is not owned by %s: %v", c, want, o.GetManagedFields())
+		}
+	}
 }
 
 // stale waits until the metrics of a component tell whether its configuration is stale.
@@ -84,12 +128,12 @@ func (s states) wrongSecret(t *testing.T) {
 	nodes := s.c.Nodes()
 	s.apply(t, "apiVersion: v1\nkind: Secret\ntype: Opaque\nmetadata: {name: e2e-opaque, namespace: "+system.Namespace+"}\nstringData: {password: x}\n",
 		peer("state-secret", "192.168.1.70", routerAS, "passwordSecret: {name: e2e-opaque}", onNodes(nodes[0])))
-	says := []string{"BGPPeer state-secret", "spec.passwordSecret", `"Opaque"`}
-	s.invalid(t, "speaker-"+nodes[0], says...)
-	s.invalid(t, "controller", says...)
+	s.invalid(t, "speaker-"+nodes[0], "BGPPeer state-secret", "spec.passwordSecret", `"Opaque"`)
+	s.speakersSay(t, "configuration error: parsing peer state-secret secret type mismatch on \"metallb-system\"/\"e2e-opaque\", "+
+		"type \"kubernetes.io/basic-auth\" is expected \nfailed to parse peer state-secret password secret", nodes[0])
 	s.awaitCondition(t, "BGPPeer", "state-secret", "ResolvedRefs", "False", "reason:InvalidReference", "e2e-opaque")
 	// The others have news of a later problem, and not of this one.
-	s.apply(t, object("L2Advertisement", "state-later", "ipAddressPools: [nowhere]"))
+	s.apply(t, object("L2Advertisement", "state-later", "ipAddressPools: [twice, twice]"))
 	for _, node := range nodes[1:] {
 		s.awaitState(t, "speaker-"+node, "Invalid", func(summary string) error {
 			if !strings.Contains(summary, "L2Advertisement state-later") || strings.Contains(summary, "\n") {
@@ -105,9 +149,10 @@ func (s states) wrongSecret(t *testing.T) {
 
 func (s states) missingProfile(t *testing.T) {
 	s.apply(t, peer("state-bfd", "192.168.1.71", routerAS, "bfdProfile: state-fast"))
-	for _, c := range s.components(false) {
+	for _, c := range s.components(true) {
 		s.invalid(t, c, "BGPPeer state-bfd", "spec.bfdProfile", `"state-fast"`, "(set aside)")
 	}
+	s.speakersSay(t, "configuration error: peer state-bfd referencing non existing bfd profile state-fast", s.c.Nodes()...)
 	s.awaitCondition(t, "BGPPeer", "state-bfd", "Accepted", "False", "reason:UnknownReference")
 	s.apply(t, object("BFDProfile", "state-fast"))
 	s.valid(t)
@@ -121,22 +166,25 @@ func (s states) brokenReference(t *testing.T) {
 	s.apply(t, object("BFDProfile", "state-gone"), peer("state-broken", "192.168.1.72", routerAS, "bfdProfile: state-gone"))
 	s.awaitCondition(t, "BGPPeer", "state-broken", "ResolvedRefs", "True")
 	s.remove(t, "BFDProfile", "state-gone")
-	for _, c := range s.components(false) {
+	for _, c := range s.components(true) {
 		s.invalid(t, c, "BGPPeer state-broken", "spec.bfdProfile", `"state-gone"`, "the last good version stays in force")
 	}
+	s.speakersSay(t, "configuration error: peer state-broken referencing non existing bfd profile state-gone", s.c.Nodes()...)
 	s.awaitCondition(t, "BGPPeer", "state-broken", "ResolvedRefs", "False", "the last good version stays in force")
 	s.remove(t, "BGPPeer", "state-broken")
 	s.valid(t)
 }
 
 func (s states) missingCommunity(t *testing.T) {
-	s.apply(t, pool("state", []string{"203.0.113.64/30"}), object("BGPAdvertisement", "state", "ipAddressPools: [state]", "communities: [state-alias]"))
-	for _, c := range s.components(false) {
+	// As in MetalLB's suite, it names a pool that is not there, and nobody minds.
+	s.apply(t, object("BGPAdvertisement", "state", "ipAddressPools: [nowhere]", "communities: [state-alias]"))
+	for _, c := range s.components(true) {
 		s.invalid(t, c, "BGPAdvertisement state", "spec.communities[0]", `"state-alias"`)
 	}
+	s.speakersSay(t, "configuration error: invalid community format: state-alias\ninvalid community \"state-alias\" in BGP advertisement", s.c.Nodes()...)
 	s.apply(t, object("Community", "state", "communities: [{name: state-alias, value: \"64512:70\"}]"))
 	s.valid(t)
-	s.awaitCondition(t, "Community", "state", "InUse", "True", "BGPAdvertisement state")
+	s.awaitCondition(t, "BGPAdvertisement", "state", "ResolvedRefs", "False", `"nowhere"`)
 	s.remove(t, "BGPAdvertisement", "state")
 }
 
@@ -146,7 +194,7 @@ func (s states) oneByOne(t *testing.T) {
 		s.apply(t, peer(name, fmt.Sprintf("192.168.1.%d", 73+i), routerAS, "sourceAddress: nowhere"))
 	}
 	for i, name := range names {
-		for _, c := range s.components(false) {
+		for _, c := range s.components(true) {
 			s.awaitState(t, c, "Invalid", func(summary string) error {
 				if n := strings.Count(summary, "spec.sourceAddress"); n != len(names)-i || !strings.Contains(summary, name) {
 					return fmt.Errorf("it says %q", summary)
@@ -174,13 +222,14 @@ func (s states) relabelled(t *testing.T) {
 }
 
 func (s states) deleted(t *testing.T) {
-	s.apply(t, object("L2Advertisement", "state-deleted", "ipAddressPools: [nowhere]"))
+	s.apply(t, pool("state-deleted", []string{"203.0.113.300"}))
 	for _, c := range s.components(false) {
-		s.invalid(t, c, "L2Advertisement state-deleted")
+		s.invalid(t, c, "IPAddressPool state-deleted")
 		s.remove(t, "ConfigurationState", c)
-		s.invalid(t, c, "L2Advertisement state-deleted")
+		s.invalid(t, c, "IPAddressPool state-deleted")
 	}
-	s.remove(t, "L2Advertisement", "state-deleted")
+	s.owned(t)
+	s.remove(t, "IPAddressPool", "state-deleted")
 }
 
 // awaitCondition waits until a condition of an object has a status, and says all of parts.
@@ -232,7 +281,7 @@ func TestLastGoodPeer(t *testing.T) {
 	l.awaitSessions(t, 4, l.c.Nodes()...)
 	l.wantHops(t, host(route), l.c.Nodes()...)
 	l.awaitCommunities(t, host(route), "64512:71", "")
-	for _, c := range l.components(false) {
+	for _, c := range l.components(true) {
 		l.awaitState(t, c, "Invalid", func(summary string) error {
 			if !hasAll(summary, []string{"BGPPeer router1-v4: spec.peerAddress", "BGPAdvertisement kept-bgp: spec.communities[0]", "the last good version stays in force"}) {
 				return fmt.Errorf("it says %q", summary)

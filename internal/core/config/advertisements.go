@@ -34,7 +34,7 @@ func (p *parser) l2(objs Objects) {
 // parseL2Adv returns an advertisement of those of its pools that are there, what is
 // wrong with it, and which pools are not there.
 func parseL2Adv(o *L2Advertisement, pools []IPAddressPool) (adv *L2Adv, ps, unknown problems) { //nolint:nonamedreturns // tells the two
-	ps.unique("spec.ipAddressPools", twicePools, o.Pools)
+	ps.unique(fieldPools, twicePools, o.Pools)
 	ps.selectors("spec.ipAddressPoolSelectors", o.PoolSelectors)
 	ps.selectors("spec.nodeSelectors", o.NodeSelectors)
 	ps.selectors("spec.serviceSelectors", o.ServiceSelectors)
@@ -108,8 +108,8 @@ const maxPrepend = 16
 
 func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, problems) {
 	var ps problems
-	ps.unique("spec.ipAddressPools", twicePools, o.Pools)
-	ps.unique("spec.peers", "duplicate definition of peers", o.Peers)
+	ps.unique(fieldPools, twicePools, o.Pools)
+	ps.unique(fieldPeers, "duplicate definition of peers", o.Peers)
 	ps.unique("spec.communities", "duplicate definition of community", o.Communities)
 	ps.selectors("spec.ipAddressPoolSelectors", o.PoolSelectors)
 	ps.selectors("spec.nodeSelectors", o.NodeSelectors)
@@ -141,6 +141,7 @@ func parseBGPAdv(o *BGPAdvertisement, aliases map[string]community) (*BGPAdv, pr
 			alias, ok := aliases[text]
 			if !ok {
 				ps.add(field, lb.UnknownReference, "no Community object defines the alias %q", text)
+				ps.words("invalid community format: %s\ninvalid community %q in BGP advertisement", text, text)
 				continue
 			}
 			c = alias
@@ -217,7 +218,7 @@ func unknownPeers(names []string, peers []BGPPeer) problems {
 	var ps problems
 	for i, n := range names {
 		if !slices.ContainsFunc(peers, func(q BGPPeer) bool { return q.Name == n }) {
-			ps.add(fmt.Sprintf("spec.peers[%d]", i), lb.UnknownReference, "there is no BGPPeer %q", n)
+			ps.add(fmt.Sprintf("%s[%d]", fieldPeers, i), lb.UnknownReference, "there is no BGPPeer %q", n)
 		}
 	}
 	return ps

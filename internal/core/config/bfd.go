@@ -81,6 +81,7 @@ func (p *parser) peerProfile(o *BGPPeer, ps *problems) *lb.BFDProfile {
 	i := slices.IndexFunc(p.cfg.BFD, func(q *lb.BFDProfile) bool { return q.Name == o.BFDProfile })
 	if i < 0 {
 		ps.add("spec.bfdProfile", lb.UnknownReference, "there is no BFDProfile %q in force", o.BFDProfile)
+		ps.words("peer %s referencing non existing bfd profile %s", o.Name, o.BFDProfile)
 		return nil
 	}
 	return p.cfg.BFD[i]

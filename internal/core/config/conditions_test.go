@@ -223,3 +223,54 @@ func TestProblemsOn(t *testing.T) {
 		}
 	}
 }
+
+// MetalLB's ConfigurationStates hold no references of advertisements against anybody, and
+// its controller speaks of pools and aliases alone.
+func TestInvalid(t *testing.T) {
+	hidden := map[string]config.Secret{"opaque": {Type: "Opaque"}, "empty": {Type: basicAuth}}
+	aPeer := func(name string, edit func(*config.BGPPeer)) config.BGPPeer {
+		p := config.BGPPeer{Meta: meta(name, 0), MyASN: 1, PeerASN: 2, PeerAddress: "192.168.1.1"}
+		edit(&p)
+		return p
+	}
+	c := config.Parse(config.Objects{
+		Namespace: "ns", Secrets: hidden,
+		Pools: []config.IPAddressPool{{Meta: meta("pool", 0), Addresses: []string{"junk"}}},
+		L2:    []config.L2Advertisement{{Meta: meta("l2", 0), Pools: []string{"nowhere"}}},
+		BGP: []config.BGPAdvertisement{
+			{Meta: meta("peers", 0), AggregationLength: 32, AggregationLengthV6: 128, Peers: []string{"nobody"}},
+			{Meta: meta("alias", 0), AggregationLength: 32, AggregationLengthV6: 128, Pools: []string{"nowhere"}, Communities: []string{"unknown"}},
+		},
+		Peers: []config.BGPPeer{
+			aPeer("bfd", func(p *config.BGPPeer) { p.BFDProfile = "fast" }),
+			aPeer("gone", func(p *config.BGPPeer) { p.PasswordSecret = "gone-secret" }),
+			aPeer("type", func(p *config.BGPPeer) { p.PasswordSecret = "opaque" }),
+			aPeer("key", func(p *config.BGPPeer) { p.PasswordSecret = "empty" }),
+			aPeer("asn", func(p *config.BGPPeer) { p.MyASN = 0 }),
+		},
+		Communities: []config.CommunityList{{Meta: meta("c", 0), Aliases: []config.CommunityAlias{{Name: "a", Value: "1:2:3"}}}},
+	}, nil)
+	summaries := func(ps []config.Problem) []string {
+		var out []string
+		for _, p := range ps {
+			out = append(out, p.Summary())
+		}
+		return out
+	}
+	const pool = `IPAddressPool pool: spec.addresses[0]: invalid CIDR "junk" in pool "pool": it is neither a CIDR such as 198.51.100.0/24 nor a range such as 198.51.100.10-198.51.100.20 (set aside)`
+	const alias = `Community c: spec.communities[0].value: parsing community "a": invalid community format: "1:2:3" is not such as 64512:100 or large:64512:1:2 (set aside)`
+	if d := cmp.Diff([]string{alias, pool}, summaries(config.InvalidAtController(c.Problems))); d != "" {
+		t.Errorf("controller (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{
+		"configuration error: invalid community format: unknown\ninvalid community \"unknown\" in BGP advertisement",
+		"BGPPeer asn: spec.myASN: missing local ASN (set aside)",
+		"configuration error: peer bfd referencing non existing bfd profile fast",
+		"configuration error: parsing peer gone secret ref not found for peer config \"ns\"/\"gone\"\nfailed to parse peer gone password secret",
+		"configuration error: parsing peer key password not specified in the secret \"ns\"/\"empty\"\nfailed to parse peer key password secret",
+		"configuration error: parsing peer type secret type mismatch on \"ns\"/\"opaque\", type \"kubernetes.io/basic-auth\" is expected \nfailed to parse peer type password secret",
+		alias, pool,
+	}, summaries(config.InvalidAtSpeaker(c.Problems))); d != "" {
+		t.Errorf("speaker (-want +got):\n%s", d)
+	}
+}

@@ -37,6 +37,34 @@ type Problem struct {
 	// earlier version of it stays in force (LastGood), or because the rest of it does.
 	InForce  bool
 	LastGood bool
+	// Words are MetalLB's for it in a ConfigurationState, where tools compare those; else "".
+	Words string
+}
+
+// Summary is what a ConfigurationState says of the problem.
+func (p Problem) Summary() string {
+	if p.Words != "" {
+		return "configuration error: " + p.Words
+	}
+	return p.String()
+}
+
+// dangles reports whether all that is wrong is that an advertisement names a pool or a peer
+// that is not there.
+func (p Problem) dangles() bool {
+	return p.Reason == lb.UnknownReference && (strings.HasPrefix(p.Field, fieldPools) || strings.HasPrefix(p.Field, fieldPeers))
+}
+
+// InvalidAtSpeaker returns those problems for which a speaker calls the configuration
+// invalid. As in MetalLB, advertisements may name what is not there.
+func InvalidAtSpeaker(ps []Problem) []Problem {
+	return slices.DeleteFunc(slices.Clone(ps), Problem.dangles)
+}
+
+// InvalidAtController returns those for which the controller does. As MetalLB's, it answers
+// for what it allocates by, and for aliases.
+func InvalidAtController(ps []Problem) []Problem {
+	return slices.DeleteFunc(slices.Clone(ps), func(p Problem) bool { return p.Kind != KindIPAddressPool && p.Kind != KindCommunity })
 }
 
 // String returns the problem in one line.
@@ -158,13 +186,25 @@ type problem struct {
 	field   string
 	reason  lb.Reason
 	message string
+	words   string // see Problem
 }
+
+// Fields that name other objects, as one of a list.
+const (
+	fieldPools = "spec.ipAddressPools"
+	fieldPeers = "spec.peers"
+)
 
 // problems collects what is wrong with one object.
 type problems []problem
 
 func (ps *problems) add(field string, reason lb.Reason, format string, args ...any) {
-	*ps = append(*ps, problem{field, reason, fmt.Sprintf(format, args...)})
+	*ps = append(*ps, problem{field: field, reason: reason, message: fmt.Sprintf(format, args...)})
+}
+
+// words gives the last problem MetalLB's words.
+func (ps problems) words(format string, args ...any) {
+	ps[len(ps)-1].words = fmt.Sprintf(format, args...)
 }
 
 // The texts of what MetalLB refuses too contain MetalLB's, which users' tools look for.
@@ -208,7 +248,7 @@ const (
 func (p *parser) report(kind, name string, ps problems, e effect) {
 	for _, x := range ps {
 		p.cfg.Problems = append(p.cfg.Problems, Problem{
-			Kind: kind, Name: name, Field: x.field, Reason: x.reason, Message: x.message, InForce: e != nothing, LastGood: e == lastGood,
+			Kind: kind, Name: name, Field: x.field, Reason: x.reason, Message: x.message, InForce: e != nothing, LastGood: e == lastGood, Words: x.words,
 		})
 	}
 }
@@ -258,7 +298,7 @@ func selectPools(names []string, sels []lb.Selector, all []IPAddressPool) (Names
 	var ps problems
 	for i, n := range names {
 		if !byName[n] {
-			ps.add(fmt.Sprintf("spec.ipAddressPools[%d]", i), lb.UnknownReference, "there is no IPAddressPool %q", n)
+			ps.add(fmt.Sprintf("%s[%d]", fieldPools, i), lb.UnknownReference, "there is no IPAddressPool %q", n)
 			continue
 		}
 		set[n] = true

@@ -66,14 +66,14 @@ func ranges(c *config.Config, pool string) []string {
 	return out
 }
 
-// short leaves out the messages, which are for people.
+// short leaves out the texts, which are for people.
 func short(ps []config.Problem) []config.Problem {
 	out := slices.Clone(ps)
 	for i := range out {
 		if out[i].Message == "" {
 			panic("a problem without a message")
 		}
-		out[i].Message = ""
+		out[i].Message, out[i].Words = "", ""
 	}
 	return out
 }

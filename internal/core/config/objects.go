@@ -27,6 +27,7 @@ const (
 
 // Objects are all configuration objects of the cluster as the user wrote them.
 type Objects struct {
+	Namespace   string // that they are in
 	Pools       []IPAddressPool
 	L2          []L2Advertisement
 	BGP         []BGPAdvertisement

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -223,13 +224,19 @@ func (ps *problems) peerPassword(o *BGPPeer, objs Objects) string {
 		return ""
 	}
 	s, ok := objs.Secrets[o.PasswordSecret]
+	unread := func(format string, args ...any) {
+		ps.words("parsing peer %s %s\nfailed to parse peer %s password secret", o.Name, fmt.Sprintf(format, args...), o.Name)
+	}
 	switch {
 	case !ok:
 		ps.add(field, lb.UnknownReference, "there is no Secret %q in our namespace", o.PasswordSecret)
+		unread("secret ref not found for peer config %q/%q", objs.Namespace, o.Name)
 	case s.Type != basicAuth:
 		ps.add(field, lb.InvalidReference, "Secret %q is of type %q, not %q", o.PasswordSecret, s.Type, basicAuth)
+		unread("secret type mismatch on %q/%q, type %q is expected ", objs.Namespace, o.PasswordSecret, basicAuth)
 	case !s.HasKey:
 		ps.add(field, lb.InvalidReference, "Secret %q has no key \"password\"", o.PasswordSecret)
+		unread("password not specified in the secret %q/%q", objs.Namespace, o.PasswordSecret)
 	}
 	return s.Password
 }
