@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -97,6 +98,12 @@ func (s *sink) Patch(e *corev1.Event, data []byte) (*corev1.Event, error) {
 // NodeAssigned returns the message of EventNodeAssigned.
 func NodeAssigned(node, protocol string) string {
 	return fmt.Sprintf("announcing from node %q with protocol %q", node, protocol)
+}
+
+// AnnounceFailed returns the message of EventAnnounceFailed.
+func AnnounceFailed(node string, links []string) string {
+	return fmt.Sprintf("the interfaces that its L2Advertisements name (%s) do not exist on node %q, which announces it with protocol \"layer2\", or cannot carry announcements",
+		strings.Join(links, ", "), node)
 }
 
 // ServiceEvent records an Event on a Service. warning tells trouble from news.

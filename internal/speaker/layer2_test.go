@@ -273,3 +273,43 @@ func TestForeignClaim(t *testing.T) {
 		}
 	})
 }
+
+// TestAnnouncedNowhere names links in the L2Advertisement that no node has: what owns the
+// address says so, once for each time that it begins.
+func TestAnnouncedNowhere(t *testing.T) {
+	story(t, true, func(w *world) {
+		on := func(links ...string) func(o *config.Objects) {
+			return func(o *config.Objects) { o.L2 = []config.L2Advertisement{{Meta: meta("l2"), Interfaces: links}} }
+		}
+		w.configure(usual)
+		w.configure(func(o *config.Objects) { o.BGP = nil })
+		w.configure(on("foo"))
+		w.nodes("node1")
+		w.service("a", "192.0.2.1", "node1")
+		w.view = &liveness.View{}
+		w.everythingRead()
+		w.seeing("node1 knows its links", map[string]liveness.Node{"node1": well("node1", 11)})
+		w.step("another that is not there", func() { w.configure(on("bar", "foo")) })
+		w.step("one that is there", func() { w.configure(on("eth0", "foo")) })
+		w.step("gone again", func() { w.configure(on("foo")) })
+		w.step("all", func() { w.configure(on()) })
+		w.check(`
+			# everything was read
+			apply layer2: nothing
+			apply bgp: router:
+			configuration stale: false
+			state: 0 problems
+			# node1 knows its links
+			apply layer2: 192.0.2.1
+			claims 192.0.2.1, term 1
+			apply phase: serving
+			event on a: nodeAssigned: announcing from node "node1" with protocol "layer2"
+			event on a: announceFailed: the interfaces that its L2Advertisements name (foo) do not exist on node "node1", which announces it with protocol "layer2", or cannot carry announcements
+			# another that is not there
+			# one that is there
+			# gone again
+			event on a: announceFailed: the interfaces that its L2Advertisements name (foo) do not exist on node "node1", which announces it with protocol "layer2", or cannot carry announcements
+			# all
+		`)
+	})
+}

@@ -69,10 +69,14 @@ func (s *Speaker) show(key lb.Key) {
 	v, old := s.planner.Verdict(key), s.shown[key]
 	now := shown{}
 	if v != nil {
-		now = shown{l2: v.L2.Reason, bgp: v.BGP.Reason, addrs: v.Addrs}
+		now = shown{l2: v.L2.Reason, bgp: v.BGP.Reason, addrs: v.Addrs, mute: v.Mute}
 	}
 	s.showProtocol(key, "layer2", old.l2, now.l2, old.addrs, now.addrs)
 	s.showProtocol(key, "bgp", old.bgp, now.bgp, old.addrs, now.addrs)
+	if svc := s.services[key]; svc != nil && now.mute && (!old.mute || !slices.Equal(old.addrs, now.addrs)) {
+		s.Log.Warn("announced nowhere: none of the links that L2Advertisements name is there", "service", key.String(), "links", v.Links)
+		s.Events.ServiceEvent(svc, true, kube.EventAnnounceFailed, kube.AnnounceFailed(s.Options.Node, v.Links))
+	}
 	if s.shown[key] = now; v == nil {
 		delete(s.shown, key)
 	}

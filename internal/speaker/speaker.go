@@ -152,6 +152,7 @@ type Speaker struct {
 type shown struct {
 	l2, bgp lb.Reason
 	addrs   []netip.Addr
+	mute    bool
 }
 
 // New returns a Speaker.

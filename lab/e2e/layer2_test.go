@@ -62,3 +62,11 @@ func TestLayer2DualStack(t *testing.T) {
 		}
 	}
 }
+
+// TestNoSuchInterface advertises on links that no node has: an Event on the Service says so.
+func TestNoSuchInterface(t *testing.T) {
+	l := frr(t)
+	l.apply(t, pool("l2nolink", []string{"192.168.1.227/32"}), object("L2Advertisement", "l2nolink", "ipAddressPools: [l2nolink]", "interfaces: [foo]"))
+	l.serve(t, system.Service{Name: "l2nolink"}, "l2nolink")
+	l.awaitEvent(t, namespace, "Service", "l2nolink", "announceFailed", "foo", `protocol "layer2"`)
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/barelb/barelb/internal/core/config"
 	"github.com/barelb/barelb/internal/core/handover"
 	"github.com/barelb/barelb/internal/core/lb"
+	"github.com/barelb/barelb/internal/core/liveness"
 )
 
 // decideL2 elects the owner of a Service's addresses. All of them are answered
@@ -46,6 +47,20 @@ func (p *Planner) decideL2(d *decision) {
 		d.L2.Message += ", although " + d.Aside
 	}
 	d.Links = p.linksOf(slate.advs, p.opts.Node)
+	if d.Mute = p.lacks(d.Links); d.Mute {
+		d.L2.Message += ", but has none of the links that its L2Advertisements name"
+	}
+}
+
+// lacks reports whether this node has none of the links that are named, if any are, as far as
+// it is known which it has.
+func (p *Planner) lacks(names []string) bool {
+	if len(names) == 0 || p.view == nil {
+		return false
+	}
+	facts := p.view.Nodes[p.opts.Node].Facts
+	return facts != nil && len(facts.Links) > 0 &&
+		!slices.ContainsFunc(facts.Links, func(l liveness.Link) bool { return slices.Contains(names, l.Name) })
 }
 
 // linksOf returns where a node answers: the union of what the advertisements that

@@ -301,3 +301,30 @@ func TestUnready(t *testing.T) {
 		}
 	}
 }
+
+// TestMute names links that the owner does not have, of those that are known.
+func TestMute(t *testing.T) {
+	first := ranked("192.168.1.250")[0]
+	for name, c := range map[string]struct {
+		links   []string
+		unknown bool // which links nodes have
+		want    bool
+	}{
+		"all":                    {nil, false, false},
+		"one that is there":      {[]string{"eth1", "foo"}, false, false},
+		"none that is there":     {[]string{"bar", "foo"}, false, true},
+		"nothing known of links": {[]string{"foo"}, true, false},
+	} {
+		w := newWorld()
+		w.objs.L2[0].Interfaces = c.links
+		w.view = telling("node1", "node2", "node3")
+		for n := range w.view.Nodes {
+			if c.unknown {
+				change(w.view, n, func(n *liveness.Node, _ []liveness.Link) { n.Facts.Links = nil })
+			}
+		}
+		if _, v := w.plan(t, first); v.L2.Reason != lb.Announced || v.Mute != c.want {
+			t.Errorf("%s: mute is %t, %v", name, v.Mute, v.L2)
+		}
+	}
+}

@@ -54,7 +54,9 @@ type Verdict struct {
 	// asked for.
 	Caretaker, Aside string
 	Links            []string // where this node answers for it; empty: everywhere
-	Peers            []string // names of the peers that are told, sorted
+	// Mute says that this node, which owns it, has none of Links, and so answers nowhere.
+	Mute  bool
+	Peers []string // names of the peers that are told, sorted
 }
 
 // Outcome is a reason with the words for the user.
@@ -319,7 +321,7 @@ func (v *Verdict) equal(o *Verdict) bool {
 	if v == nil || o == nil {
 		return v == o
 	}
-	return v.L2 == o.L2 && v.BGP == o.BGP && v.Owner == o.Owner && v.Caretaker == o.Caretaker && v.Aside == o.Aside && slices.Equal(v.Addrs, o.Addrs) &&
+	return v.L2 == o.L2 && v.BGP == o.BGP && v.Owner == o.Owner && v.Caretaker == o.Caretaker && v.Aside == o.Aside && v.Mute == o.Mute && slices.Equal(v.Addrs, o.Addrs) &&
 		slices.Equal(v.Links, o.Links) && slices.Equal(v.Peers, o.Peers)
 }
 
