@@ -2,7 +2,6 @@ package bgp
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 
@@ -43,10 +42,8 @@ func labelsOf(p lb.Peer) labels {
 	return l
 }
 
+// endpoint is address and port as MetalLB's label has them, IPv6 too: without brackets.
 func (l labels) endpoint() string {
-	if a, err := netip.ParseAddr(l.at); err == nil {
-		return netip.AddrPortFrom(a, l.port).String()
-	}
 	return l.at + ":" + strconv.Itoa(int(l.port))
 }
 

@@ -243,7 +243,7 @@ protocol bgp n6 {
 		t.Errorf("router ID is not the peer's own:\n%s", out)
 	}
 	answer := n.apply(first, second, third)
-	for _, label := range []string{"10.9.0.2:179", "10.9.0.2:1179", "[fd09::2]:1180"} {
+	for _, label := range []string{"10.9.0.2:179", "10.9.0.2:1179", "fd09::2:1180"} {
 		if answer.Metrics["metallb_bgp_session_up{"+label+"}"] != 1 {
 			t.Errorf("session %s is not up in %v", label, answer.Metrics)
 		}

@@ -65,7 +65,7 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_session_up{peer=%q,vrf=\"default\"} 1\n", router4+":179"))
-		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_session_up{peer=%q,vrf=\"default\"} 1\n", "["+router6+"]:179"))
+		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_session_up{peer=%q,vrf=\"default\"} 1\n", router6+":179"))
 		wantLine(t, node, pages[node], fmt.Sprintf("metallb_bgp_announced_prefixes_total{peer=%q,vrf=\"default\"} 1\n", router4+":179"))
 		wantLine(t, node, pages[node], "metallb_k8s_client_config_loaded_bool 1\n")
 		requests := fmt.Sprintf("metallb_layer2_requests_received{ip=%q} ", addr)

@@ -245,7 +245,9 @@ func TestParseMetrics(t *testing.T) {
 # TYPE metallb_bgp_session_up gauge
 metallb_bgp_session_up{peer="192.168.1.1:179"} 1
 metallb_bgp_announced_prefixes_total{peer="192.168.1.1:179"} 3
-metallb_bgp_session_up{peer="[fe80::1]:179",vrf=""} 0 1700000000
+metallb_bgp_session_up{peer="fe80::1:179",vrf=""} 0 1700000000
+metallb_bgp_session_up{peer="[2001:db8::1]:179",vrf=""} 1
+metallb_bgp_session_up{peer="eth0:179",vrf=""} 1
 metallb_layer2_requests_received{ip="192.168.1.240"} 1.5e1
 metallb_speaker_announced{ip="192.168.1.240",node="a\"b",protocol="layer2",service="x/y"} 1
 barelb_link_up{link="eth0",prefix="192.168.1.101/24"} 1
@@ -259,6 +261,7 @@ x{y="z 1
 	want := &explain.Speaker{
 		Sessions: map[netip.AddrPort]explain.Session{
 			netip.MustParseAddrPort("192.168.1.1:179"): {Up: true, Announced: 3}, netip.MustParseAddrPort("[fe80::1]:179"): {},
+			netip.MustParseAddrPort("[2001:db8::1]:179"): {Up: true},
 		},
 		Requests: map[netip.Addr]float64{netip.MustParseAddr("192.168.1.240"): 15}, Responses: map[netip.Addr]float64{},
 		Announced: map[string][]netip.Addr{"layer2": {netip.MustParseAddr("192.168.1.240")}},

@@ -52,10 +52,16 @@ func ParseMetrics(text string) *Speaker {
 }
 
 func (s *Speaker) takeSession(name, peer string, value float64) {
-	at, err := netip.ParseAddrPort(peer)
-	if err != nil {
+	colon := strings.LastIndexByte(peer, ':') // an IPv6 address before it stands in no brackets
+	if colon < 0 {
 		return
 	}
+	addr, err := netip.ParseAddr(strings.Trim(peer[:colon], "[]"))
+	port, err2 := strconv.ParseUint(peer[colon+1:], 10, 16)
+	if err != nil || err2 != nil {
+		return
+	}
+	at := netip.AddrPortFrom(addr, uint16(port))
 	x := s.Sessions[at]
 	switch name {
 	case "metallb_bgp_session_up":
