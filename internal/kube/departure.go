@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,18 +38,16 @@ func (c *Cluster) Departure(ctx context.Context) (leaving bool, why string) {
 		bySpace         string
 		all             sync.WaitGroup
 	)
-	set := make(chan *appsv1.DaemonSet, 1)
+	var (
+		ds      *appsv1.DaemonSet
+		deleted bool // our Pod, so that the DaemonSet decides anew about this node
+	)
 	all.Go(func() { node, byNode = c.nodeLeaves(ctx) })
 	all.Go(func() { bySpace = c.namespaceLeaves(ctx) })
-	all.Go(func() {
-		var ds *appsv1.DaemonSet
-		ds, byOwner = c.ownerLeaves(ctx)
-		set <- ds
-	})
+	all.Go(func() { ds, deleted, byOwner = c.ownerLeaves(ctx) })
 	all.Wait()
-	ds := <-set
 	if byOwner == "" && ds != nil && c.opts.NodeName != "" {
-		byOwner = expelled(ds, c.orLastKnown(node))
+		byOwner = expelled(ds, c.orLastKnown(node), deleted)
 	}
 	for _, why := range []string{byNode, byOwner, bySpace} {
 		if why != "" {
@@ -128,36 +127,37 @@ func (c *Cluster) namespaceLeaves(ctx context.Context) string {
 }
 
 // ownerLeaves returns the DaemonSet of our Pod, or nil if it is not known or has
-// gone, and why that means that we leave, or "".
-func (c *Cluster) ownerLeaves(ctx context.Context) (*appsv1.DaemonSet, string) {
+// gone, whether the Pod is being deleted, and why that means that we leave, or "".
+func (c *Cluster) ownerLeaves(ctx context.Context) (set *appsv1.DaemonSet, deleted bool, why string) {
 	if c.opts.PodName == "" {
-		return nil, ""
+		return nil, false, ""
 	}
 	name, before := c.daemonSet()
 	var pod corev1.Pod
 	switch err := c.client.Get(ctx, client.ObjectKey{Namespace: c.opts.Namespace, Name: c.opts.PodName}, &pod); {
 	case err == nil:
 		if name = daemonSetOf(&pod); name == "" {
-			return nil, "" // nobody's, or somebody else's: who knows
+			return nil, false, "" // nobody's, or somebody else's: who knows
 		}
 	case apierrors.IsForbidden(err) && before:
-		return nil, "our rights were taken away"
+		return nil, false, "our rights were taken away"
 	case unauthorized(err) != "":
-		return nil, unauthorized(err)
+		return nil, false, unauthorized(err)
 	}
 	if name == "" {
-		return nil, ""
+		return nil, false, ""
 	}
+	deleted = pod.DeletionTimestamp != nil
 	var ds appsv1.DaemonSet
 	switch err := c.client.Get(ctx, client.ObjectKey{Namespace: c.opts.Namespace, Name: name}, &ds); {
 	case apierrors.IsNotFound(err):
-		return nil, "DaemonSet " + name + " is gone"
+		return nil, deleted, "DaemonSet " + name + " is gone"
 	case err != nil:
-		return nil, unauthorized(err)
+		return nil, deleted, unauthorized(err)
 	case ds.DeletionTimestamp != nil:
-		return nil, "DaemonSet " + name + " is being deleted"
+		return nil, deleted, "DaemonSet " + name + " is being deleted"
 	}
-	return &ds, ""
+	return &ds, deleted, ""
 }
 
 // unauthorized returns what err says of our ServiceAccount, or "".
@@ -177,8 +177,9 @@ func daemonSetOf(pod *corev1.Pod) string {
 }
 
 // expelled returns why the DaemonSet has no Pod on the node any more, or "": by the
-// rules of the DaemonSet controller. node is nil if nothing is known of it.
-func expelled(ds *appsv1.DaemonSet, node *corev1.Node) string {
+// rules of the DaemonSet controller: a taint with NoSchedule leaves a Pod where it is, and
+// keeps one that is deleted from being replaced. node is nil if nothing is known of it.
+func expelled(ds *appsv1.DaemonSet, node *corev1.Node, deleted bool) string { //nolint:revive // a fact
 	if node == nil {
 		return ""
 	}
@@ -191,8 +192,17 @@ func expelled(ds *appsv1.DaemonSet, node *corev1.Node) string {
 	}
 	for i := range node.Spec.Taints {
 		taint := &node.Spec.Taints[i]
-		if taint.Effect != corev1.TaintEffectNoExecute || taint.Key == corev1.TaintNodeNotReady || taint.Key == corev1.TaintNodeUnreachable {
-			continue // of these two the controller has every DaemonSet tolerate the effect
+		switch taint.Effect {
+		case corev1.TaintEffectNoExecute:
+			if taint.Key == corev1.TaintNodeNotReady || taint.Key == corev1.TaintNodeUnreachable {
+				continue // of these two the controller has every DaemonSet tolerate the effect
+			}
+		case corev1.TaintEffectNoSchedule:
+			if !deleted || strings.HasPrefix(taint.Key, "node.kubernetes.io/") {
+				continue // and of most of these
+			}
+		case corev1.TaintEffectPreferNoSchedule:
+			continue
 		}
 		if !slices.ContainsFunc(spec.Tolerations, func(t corev1.Toleration) bool { return t.ToleratesTaint(klog.Background(), taint, false) }) {
 			return fmt.Sprintf("taint %s, which DaemonSet %s does not tolerate", taint.Key, ds.Name)

@@ -91,6 +91,11 @@ func TestDeparture(t *testing.T) {
 		"autoscaler":   {func(s *stay) { s.taint("ToBeDeletedByClusterAutoscaler", corev1.TaintEffectNoSchedule) }, "ToBeDeletedByClusterAutoscaler"},
 		"evicted":      {func(s *stay) { s.taint("maintenance", corev1.TaintEffectNoExecute) }, "taint maintenance"},
 		"not evicted":  {func(s *stay) { s.taint("maintenance", corev1.TaintEffectNoSchedule) }, ""},
+		"not replaced": {func(s *stay) { s.taint("maintenance", corev1.TaintEffectNoSchedule); s.l.delete(s.pod) }, "taint maintenance"},
+		"replaced nevertheless": {func(s *stay) {
+			s.taint("node.kubernetes.io/disk-pressure", corev1.TaintEffectNoSchedule)
+			s.l.delete(s.pod)
+		}, ""},
 		"unreachable":  {func(s *stay) { s.taint("node.kubernetes.io/unreachable", corev1.TaintEffectNoExecute) }, ""},
 		"not selected": {func(s *stay) { s.selectNodes(map[string]string{"rack": "7"}) }, "nodeSelector"},
 		"selected":     {func(s *stay) { s.selectNodes(map[string]string{"gpus": "4"}) }, ""},
