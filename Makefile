@@ -12,6 +12,7 @@ IMAGE    := docker.io/barelb/barelb:dev
 LAB_ARGS ?=
 FAILOVER_ARGS ?= --trials 100 --speaker-flags "--drain-time=2s"
 TEST_ARGS ?=
+OLDEST ?= ^(TestBGP|TestLayer2Failover|TestLayer2NodeSelectors|TestSharing|TestBadInput|TestGuardedPoolEdits|TestConfigurationState|TestMetrics)$$
 
 .PHONY: help
 help: ## List the targets
@@ -54,6 +55,18 @@ test: image lab-tool ## Run all tests (as root: the adapters and the lab make ne
 	go test ./internal/core/liveness # fleets of 1,000 nodes and long times, likewise
 	cd lab && BARELB_KUBE_BIN=$$(cat ../$(BIN)/kube-bin) go test -p 1 -timeout 40m $(TEST_ARGS) ./...
 	$(MAKE) monitoring
+
+.PHONY: oldest
+oldest: image lab-tool ## Run tests of lab/e2e on the oldest Kubernetes that is supported (the first time builds it: minutes)
+	$(LAB) build --packages > $(BIN)/kube-bin
+	rm -rf $(BIN)/oldest && mkdir -p $(BIN)/oldest
+	cd lab/deps/kubernetes-oldest && v=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes) && CGO_ENABLED=0 go build -trimpath \
+	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$v -X k8s.io/client-go/pkg/version.gitVersion=$$v" \
+	  -o $(CURDIR)/$(BIN)/oldest/ k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-proxy,kubectl}
+	for f in $$(cat $(BIN)/kube-bin)/*; do test -e $(BIN)/oldest/$${f##*/} || ln -s $$f $(BIN)/oldest/; done
+	awk 'BEGIN {RS = "\n---\n"; ORS = "\n---\n"} !/kind: ValidatingAdmissionPolicy/' deploy/install.yaml > $(BIN)/oldest.yaml # it came with 1.30
+	cd lab && BARELB_KUBE_BIN=$(CURDIR)/$(BIN)/oldest BARELB_MANIFEST=$(CURDIR)/$(BIN)/oldest.yaml BARELB_PROXY_MODE=iptables \
+	  go test -count=1 -v -timeout 40m -run '$(OLDEST)' ./e2e
 
 .PHONY: monitoring
 monitoring: ## Test alerts and the board with Prometheus' own parser and promtool (the first time builds it: minutes)

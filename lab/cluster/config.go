@@ -40,6 +40,8 @@ type Config struct {
 	// Bin is the folder with the binaries (package build makes it). Not needed in mode Network.
 	Bin    string
 	Router string // FRR (default), BIRD or NoRouter
+	// ProxyMode is kube-proxy's; default nftables. iptables needs the program of that name.
+	ProxyMode string
 	BGP    BGP
 	// Images are archives (OCI or docker-save) loaded into every node before its kubelet starts. Mode Real only.
 	Images []string
@@ -72,6 +74,7 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.Name, "lab")
 	def(&c.Router, FRR)
+	def(&c.ProxyMode, "nftables")
 	if c.Nodes == 0 {
 		c.Nodes = 3
 	}

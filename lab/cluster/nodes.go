@@ -62,7 +62,7 @@ func nodeObject(i int) *corev1.Node {
 func (c *Cluster) startProxy(i int) error {
 	p, err := c.Box(NodeName(i)).Start("kube-proxy", c.bin("kube-proxy"),
 		"--kubeconfig", c.pki.path(proxyUser+".kubeconfig"), "--hostname-override", NodeName(i),
-		"--proxy-mode", "nftables", "--cluster-cidr", podCIDRs,
+		"--proxy-mode", c.cfg.ProxyMode, "--cluster-cidr", podCIDRs,
 		"--conntrack-max-per-core", "0", // a limit of the whole machine
 		"--oom-score-adj", "0") // the default needs a capability that not every machine gives
 	if err != nil {

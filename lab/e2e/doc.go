@@ -12,6 +12,7 @@
 //
 //	BARELB_BIN       the binary under test; default ../../bin/barelb (`make build`)
 //	BARELB_MANIFEST  its manifest; default ../../deploy/install.yaml
+//	BARELB_PROXY_MODE  kube-proxy's mode; default nftables
 //	BARELB_LAB_LONG  if set, TestPausedLeaderGivesNoAddressTwice has its full length
 //	BARELB_KUBE_BIN  a folder with Kubernetes' programs; default: they are built once
 package e2e

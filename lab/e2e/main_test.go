@@ -171,6 +171,7 @@ func start(ctx context.Context, cfg cluster.Config) (*lab, error) {
 		return nil, err
 	}
 	cfg.Progress = progress
+	cfg.ProxyMode = os.Getenv("BARELB_PROXY_MODE")
 	c, err := cluster.Start(ctx, cfg)
 	if err != nil {
 		return nil, err

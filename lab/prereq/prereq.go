@@ -52,6 +52,7 @@ func Tests() []Tool {
 		{"ndisc6", "ndisc6"},
 		{"tc", "iproute2"},
 		{"sysctl", "procps"},
+		{"iptables", "iptables"},
 		{"qemu-system-x86_64", "qemu-system-x86"},
 		{"/usr/sbin/bgpd", "openbgpd"},
 		{"gobgpd", "gobgpd"},
