@@ -188,6 +188,16 @@ webhook:
 		}
 		readAs(t, c, v2, o)
 	}
+
+	// Applied on the server's side the null takes nothing from who else owns it, so that
+	// docs/migration.md has a command before it.
+	run(left, installs["by Helm"]...)
+	run(nil, "patch", "crd", "bgppeers.metallb.io", "--type=merge", "-p", `{"spec":{"conversion":{"strategy":"None","webhook":null}}}`)
+	run(ours, "apply", "--server-side", "--force-conflicts", "-f", "-")
+	if got := conversionOf(t, c); got.Strategy != apiextensionsv1.NoneConverter || got.Webhook != nil {
+		t.Errorf("applied on the server's side: conversion is %+v", got)
+	}
+	readAs(t, c, v2, o)
 }
 
 func conversionOf(t *testing.T, c client.Client) *apiextensionsv1.CustomResourceConversion {

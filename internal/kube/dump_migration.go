@@ -204,7 +204,7 @@ func (d *Dump) fleetOf() []migrate.Workload {
 func convertWorkload(pod *corev1.PodTemplateSpec) (migrate.Workload, bool) {
 	w := migrate.Workload{
 		Component: cmp.Or(pod.Labels["component"], pod.Labels["app.kubernetes.io/component"]), Labels: pod.Labels,
-		Flags: map[string]string{}, Env: map[string]string{}, Grace: 30, Account: pod.Spec.ServiceAccountName,
+		Flags: map[string]string{}, Env: map[string]string{}, Account: pod.Spec.ServiceAccountName,
 	}
 	name := cmp.Or(pod.Labels["app"], pod.Labels["app.kubernetes.io/name"])
 	for i := range pod.Spec.Containers {
@@ -228,9 +228,6 @@ func convertWorkload(pod *corev1.PodTemplateSpec) (migrate.Workload, bool) {
 				w.Env[e.Name] = cmp.Or(e.Value, "(from elsewhere)")
 			}
 		}
-	}
-	if pod.Spec.TerminationGracePeriodSeconds != nil {
-		w.Grace = int(*pod.Spec.TerminationGracePeriodSeconds)
 	}
 	for _, v := range pod.Spec.Volumes {
 		switch {

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/barelb/barelb/internal/core/explain"
@@ -36,7 +37,7 @@ func crds(f *Facts) []explain.Finding {
 		if c.Converts {
 			out = append(out, say(explain.Warning, check, ConversionWebhook, "%s is converted by MetalLB's webhook: its objects cannot be read in the other version while MetalLB's controller is away", c.Name).
 				seen(fmt.Sprintf("CustomResourceDefinition %s: spec.conversion.strategy: Webhook", c.Name)).
-				remedy("apply BareLB's CRDs before MetalLB's controller is stopped: they need no webhook"))
+				remedy(`kubectl patch crd %s --type=merge -p '{"spec":{"conversion":{"strategy":"None","webhook":null}}}', and apply BareLB's CRDs, before MetalLB's controller is stopped: they need no webhook`, c.Name))
 		}
 	}
 	if len(lost) > 0 {
@@ -86,6 +87,14 @@ func additions(f *Facts) []explain.Finding {
 		remedy("keep a copy before going back: kubectl get ipaddresspools,l2advertisements,bgpadvertisements,bgppeers,bfdprofiles,communities -n %s -o yaml", f.Cluster.Namespace)}
 }
 
+// peersCRD is the one that MetalLB converts.
+const peersCRD = "bgppeers.metallb.io"
+
+// running reports whether MetalLB's controller is to run, with its webhook.
+func running(f *Facts) bool {
+	return slices.ContainsFunc(f.of(MetalLB, "controller"), func(w *Workload) bool { return w.Replicas > 0 && w.Flags["webhook-mode"] != "disabled" })
+}
+
 func webhooks(f *Facts) []explain.Finding {
 	const check = "webhook"
 	if gap := f.unknown(check, FromWebhooks); gap != nil {
@@ -95,6 +104,11 @@ func webhooks(f *Facts) []explain.Finding {
 		return fine(check, "no ValidatingWebhookConfiguration refuses objects of metallb.io while nobody answers")
 	}
 	var out []explain.Finding
+	if running(f) && slices.ContainsFunc(f.CRDs, func(c CRD) bool { return c.Name == peersCRD && !c.Converts }) {
+		out = append(out, say(explain.Warning, check, ConversionMissing, "MetalLB's controller serves no webhook until it has put its certificate into the CRD of BGPPeers, which asks for none: every change of a pool, advertisement or peer is refused").
+			seen(fmt.Sprintf("CustomResourceDefinition %s: spec.conversion.strategy: None", peersCRD)).
+			remedy("on the way there: go on, it is to be stopped; on the way back: give the CRD MetalLB's conversion again: docs/migration.md, The way back"))
+	}
 	for _, name := range f.Webhooks {
 		out = append(out, say(explain.Warning, check, WebhookRefuses, "once MetalLB's controller is stopped, every change of a pool, advertisement or peer is refused").
 			seen(fmt.Sprintf("ValidatingWebhookConfiguration %s: webhooks[].failurePolicy", name)).

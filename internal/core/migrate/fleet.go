@@ -78,11 +78,6 @@ func nodes(f *Facts) []explain.Finding {
 			out = append(out, say(explain.Warning, check, PortsShared, "a node has room for the speaker of one only: it stays Pending while the other's is there").seen(evidence...).
 				remedy("move node by node by a label: docs/migration.md, step 5"))
 		}
-		if w.Grace < 2 {
-			out = append(out, say(explain.Warning, check, NoTimeToLeave, "MetalLB's speakers are killed before they can say that they leave: others notice 5 to 8 seconds later").
-				seen(fmt.Sprintf("%s: spec.template.spec.terminationGracePeriodSeconds: %d", w, w.Grace)).
-				remedy("have BareLB's image on each node before it is moved, so that its speaker is there before the others miss the old one; or exclude the node first: docs/migration.md, step 5"))
-		}
 	}
 	return out
 }

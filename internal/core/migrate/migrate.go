@@ -83,7 +83,6 @@ type Workload struct {
 	Ports      []int    // that it opens on nodes, as far as it declares them
 	Secret     string   // that is mounted where the memberlist key is looked for
 	Mounts     []string // ConfigMaps
-	Grace      int      // terminationGracePeriodSeconds
 }
 
 // setting returns the value of a flag, else of the variable that stands for it.
@@ -107,6 +106,8 @@ const (
 	CRDsOwned         lb.Reason = "CRDsOwnedByRelease"
 	FieldsPruned      lb.Reason = "FieldsPruned"
 	ConversionWebhook lb.Reason = "ConversionWebhook"
+	ConversionMissing lb.Reason = "ConversionWebhookMissing"
+	RefusedByMetalLB  lb.Reason = "RefusedByMetalLB"
 	TwoControllers    lb.Reason = "TwoControllers"
 	PortsShared       lb.Reason = "PortsShared"
 	TwoOnOneNode      lb.Reason = "TwoSpeakersOnOneNode"
@@ -115,7 +116,6 @@ const (
 	KeyDeleted        lb.Reason = "MemberlistKeyDeleted"
 	LabelsDiffer      lb.Reason = "MemberlistLabelsDiffer"
 	OtherNamespace    lb.Reason = "OtherNamespace"
-	NoTimeToLeave     lb.Reason = "NoTimeToLeave"
 	RightsReplaced    lb.Reason = "RightsReplaced"
 	WebhookRefuses    lb.Reason = "WebhookRefuses"
 	NoCounterpart     lb.Reason = "NoCounterpart"
@@ -137,7 +137,7 @@ const (
 func Check(f *Facts) []explain.Finding {
 	var out []explain.Finding
 	for _, check := range []func(*Facts) []explain.Finding{
-		installed, crds, controllers, nodes, membership, key, rights, settings, webhooks, frr, configMaps, graphs, addresses, configuration, annotations,
+		installed, crds, controllers, nodes, membership, key, rights, settings, webhooks, native, frr, configMaps, graphs, addresses, configuration, annotations,
 	} {
 		out = append(out, check(f)...)
 	}
