@@ -31,15 +31,16 @@ type group struct {
 	folder   string // of the module that pins the version, below lab/
 	packages []string
 	version  *regexp.Regexp // finds in go.mod the version to stamp
+	variable string         // that the version goes into
 }
 
 // groups are in the order of building: what a cluster without kubelets needs comes first.
 var groups = []group{ //nolint:gochecknoglobals // a table
 	{title: "etcd", folder: "deps/etcd", packages: []string{"go.etcd.io/etcd/server/v3"}},
-	{title: "Kubernetes", folder: "deps/kubernetes", version: kubernetes, packages: []string{
+	{title: "Kubernetes", folder: "deps/kubernetes", version: kubernetes, variable: kubernetesVersion, packages: []string{
 		"k8s.io/kubernetes/cmd/kube-apiserver", "k8s.io/kubernetes/cmd/kube-controller-manager", "k8s.io/kubernetes/cmd/kube-proxy", "k8s.io/kubernetes/cmd/kubectl",
 	}},
-	{title: "Kubernetes' scheduler and kubelet", folder: "deps/kubernetes", version: kubernetes, packages: []string{
+	{title: "Kubernetes' scheduler and kubelet", folder: "deps/kubernetes", version: kubernetes, variable: kubernetesVersion, packages: []string{
 		"k8s.io/kubernetes/cmd/kube-scheduler", "k8s.io/kubernetes/cmd/kubelet",
 	}},
 	{title: "containerd", folder: "deps/containerd", packages: []string{
@@ -51,6 +52,8 @@ var groups = []group{ //nolint:gochecknoglobals // a table
 	}},
 	{title: "pause", folder: ".", packages: []string{"github.com/barelb/barelb/lab/pause"}},
 }
+
+const kubernetesVersion = "k8s.io/component-base/version.gitVersion"
 
 var kubernetes = regexp.MustCompile(`k8s\.io/kubernetes (v\S+)`)
 
@@ -83,7 +86,7 @@ func Ensure(ctx context.Context, ready string, programs []string, progress func(
 	if err != nil {
 		return "", fmt.Errorf("find cache folder: %w", err)
 	}
-	id, err := identity(ctx, lab)
+	id, err := identity(ctx, lab, groups)
 	if err != nil {
 		return "", err
 	}
@@ -93,21 +96,22 @@ func Ensure(ctx context.Context, ready string, programs []string, progress func(
 			return "", err
 		}
 	}
+	return dir, fill(ctx, lab, dir, groups, programs, progress)
+}
+
+// fill builds the programs that a folder of the cache lacks.
+func fill(ctx context.Context, lab, dir string, groups []group, programs []string, progress func(string)) error {
 	if len(missing(dir, programs)) == 0 {
-		return dir, nil
+		return nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make cache folder: %w", err)
+		return fmt.Errorf("make cache folder: %w", err)
 	}
 	unlock, err := lock(ctx, dir+".lock", progress)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer unlock()
-	return dir, buildAll(ctx, lab, dir, programs, progress)
-}
-
-func buildAll(ctx context.Context, lab, dir string, programs []string, progress func(string)) error {
 	for _, g := range groups {
 		g.packages = slices.DeleteFunc(slices.Clone(g.packages), func(pkg string) bool {
 			p := program(pkg)
@@ -141,7 +145,7 @@ func build(ctx context.Context, lab, dir string, g group, progress func(string))
 			return fmt.Errorf("read version: %w", err)
 		}
 		if m := g.version.FindSubmatch(mod); m != nil {
-			flags += " -X k8s.io/component-base/version.gitVersion=" + string(m[1])
+			flags += " -X " + g.variable + "=" + string(m[1])
 		}
 	}
 	var names []string
@@ -223,8 +227,8 @@ func goCommand(ctx context.Context, folder string, args ...string) (*exec.Cmd, e
 	return cmd, nil
 }
 
-// identity is a short hash of all that determines the binaries.
-func identity(ctx context.Context, lab string) (string, error) {
+// identity is a short hash of all that determines the binaries of groups.
+func identity(ctx context.Context, lab string, groups []group) (string, error) {
 	sum := sha256.New()
 	for _, g := range groups {
 		files := []string{"go.mod", "go.sum"}

@@ -118,6 +118,9 @@ func buildCommand() *cobra.Command {
 				if err := prereq.Kernel(cmd.Context(), os.Stderr); err != nil {
 					return err
 				}
+				if _, err := build.EnsureMetalLB(cmd.Context(), Progress); err != nil {
+					return err
+				}
 			}
 			dir, err := build.Ensure(cmd.Context(), ready, cluster.Real.Binaries(), Progress)
 			if err == nil {
@@ -127,6 +130,6 @@ func buildCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&ready, "kube-bin", "", "folder with ready binaries (default $"+build.Env+")")
-	cmd.Flags().BoolVar(&packages, "packages", false, "install the packages that all tests need, too (Debian, Ubuntu), and unpack a kernel for virtual machines (Debian)")
+	cmd.Flags().BoolVar(&packages, "packages", false, "install the packages that all tests need, too (Debian, Ubuntu), build MetalLB, and unpack a kernel for virtual machines (Debian)")
 	return cmd
 }

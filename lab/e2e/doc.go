@@ -13,6 +13,8 @@
 //	BARELB_BIN       the binary under test; default ../../bin/barelb (`make build`)
 //	BARELB_MANIFEST  its manifest; default ../../deploy/install.yaml
 //	BARELB_PROXY_MODE  kube-proxy's mode; default nftables
+//	BARELB_IMAGE     its image, for clusters with kubelets; default ../../bin/barelb-image.tar (`make image`)
+//	BARELB_BACKEND_IMAGE  the backends'; default ../../bin/backend-image.tar (`make lab-tool`)
 //	BARELB_LAB_LONG  if set, TestPausedLeaderGivesNoAddressTwice has its full length
 //	BARELB_KUBE_BIN  a folder with Kubernetes' programs; default: they are built once
 package e2e

@@ -12,7 +12,6 @@ import (
 
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/measure"
-	"github.com/barelb/barelb/lab/metallb"
 	"github.com/barelb/barelb/lab/system"
 )
 
@@ -37,7 +36,7 @@ func TestLayer2FailbackNever(t *testing.T) {
 	// Two addresses of the same owner.
 	first := l.rivals(t, "l2back", []string{"192.168.1.218/32"})
 	other := first.addr.Next()
-	for metallb.Owner(other, l.c.Nodes()) != first.first {
+	for byFormula(other, l.c.Nodes()) != first.first {
 		other = other.Next()
 	}
 	never := l.rivals(t, "l2never", []string{host(other).String()}, "failback: Never")

@@ -16,7 +16,6 @@ import (
 	"github.com/barelb/barelb/lab/build"
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/measure"
-	"github.com/barelb/barelb/lab/metallb"
 	"github.com/barelb/barelb/lab/system"
 )
 
@@ -26,13 +25,6 @@ func TestMain(m *testing.M) {
 	defer stop()
 	if len(os.Args) > 1 && os.Args[1] == measure.ToolWord {
 		if err := measure.Run(ctx, os.Args[2:], measure.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	if len(os.Args) > 1 && os.Args[1] == metallb.Word {
-		if err := metallb.Run(ctx, os.Args[2:], os.Stderr); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -128,13 +120,13 @@ func use(t *testing.T, cfg cluster.Config) *lab {
 }
 
 // need skips a test where the machine lacks something, and fails it on CI.
-func need(t *testing.T) {
+func need(t *testing.T, more ...string) {
 	t.Helper()
 	var missing []string
 	if os.Geteuid() != 0 {
 		missing = append(missing, "root")
 	}
-	for _, p := range []string{"ip", "nft", "bird", "/usr/lib/frr/bgpd"} {
+	for _, p := range append(more, "ip", "nft", "bird", "/usr/lib/frr/bgpd") {
 		if _, err := exec.LookPath(p); err != nil {
 			missing = append(missing, p)
 		}
@@ -148,7 +140,15 @@ func need(t *testing.T) {
 	}
 }
 
-// start brings up a cluster with BareLB and backends on all nodes.
+// progress says what takes time.
+func progress(line string) {
+	if testing.Verbose() {
+		fmt.Fprintln(os.Stderr, line)
+	}
+}
+
+// start brings up a cluster with BareLB and backends on all nodes; one with kubelets has
+// nothing in it, for its test to install what it wants.
 func start(ctx context.Context, cfg cluster.Config) (*lab, error) {
 	binary, err := input("BARELB_BIN", "../../bin/barelb", "run `make build`")
 	if err != nil {
@@ -162,11 +162,6 @@ func start(ctx context.Context, cfg cluster.Config) (*lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find own binary: %w", err)
 	}
-	progress := func(line string) {
-		if testing.Verbose() {
-			fmt.Fprintln(os.Stderr, line)
-		}
-	}
 	if cfg.Bin, err = build.Ensure(ctx, "", cfg.Mode.Binaries(), progress); err != nil {
 		return nil, err
 	}
@@ -177,6 +172,10 @@ func start(ctx context.Context, cfg cluster.Config) (*lab, error) {
 		return nil, err
 	}
 	l, err := newLab(c, self)
+	if err == nil && cfg.Mode == cluster.Real {
+		l.sys = system.New(c, system.Config{}, self)
+		return l, nil
+	}
 	if err == nil {
 		l.sys, err = system.Install(ctx, c, system.Config{
 			Manifest: manifest, Controller: []string{binary, "controller", "--log-level=debug"}, Speaker: []string{binary, "speaker", "--log-level=debug"},

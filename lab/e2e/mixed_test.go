@@ -10,40 +10,39 @@ import (
 
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/measure"
-	"github.com/barelb/barelb/lab/metallb"
 	"github.com/barelb/barelb/lab/system"
 )
 
-// TestLayer2MixedFleet has one speaker of three be one that behaves as MetalLB's. By
-// MetalLB's rule both must always agree who owns what, and no address may be without an
-// owner for longer than in a fleet of MetalLB's alone.
+// TestLayer2MixedFleet has speakers of MetalLB and of BareLB in one fleet. By MetalLB's rule
+// both must always agree who owns what, and no address may be without an owner for longer
+// than in a fleet of MetalLB's alone.
 func TestLayer2MixedFleet(t *testing.T) {
 	l := frr(t)
-	const theirs = "node3"
-	m := &mixed{l: l, theirs: theirs, first: netip.MustParseAddr("192.168.1.240"), count: 4}
+	mlb := realMetalLB(t)
+	l.grantMetalLB(t, mlb)
 	l.apply(t, pool("l2mixed", []string{"192.168.1.240/30"}, "avoidBuggyIPs: false"), object("L2Advertisement", "l2mixed", "ipAddressPools: [l2mixed]"))
+	m := &mixed{l: l, first: netip.MustParseAddr("192.168.1.240"), count: 4}
 	for i := range m.count {
 		l.serve(t, system.Service{Name: fmt.Sprintf("l2mixed-%d", i)}, "l2mixed")
 	}
-	var peers []string
-	for i := range l.c.Nodes() {
-		v4, _ := cluster.NodeAddrs(i + 1)
-		peers = append(peers, v4.String())
+	for _, theirs := range [][]string{{"node3"}, {"node2", "node3"}} {
+		t.Run(fmt.Sprintf("%d of MetalLB's", len(theirs)), func(t *testing.T) {
+			m.theirs = theirs
+			for _, node := range theirs {
+				l.metallbOn(t, mlb, node)
+			}
+			m.awaitOwners(t, l.c.Nodes()...)
+			m.events(t)
+		})
 	}
-	l.undo(t, "give "+theirs+" its usual speaker", func(ctx context.Context) error {
-		l.sys.SetSpeakerCommand(theirs)
-		return l.sys.UpgradeSpeaker(ctx, theirs, 0)
-	})
-	l.sys.SetSpeakerCommand(theirs, metallb.Args(l.self, metallb.Options{Addrs: m.addrs(), Peers: peers, Link: "eth0"})...)
-	must(t, l.sys.UpgradeSpeaker(t.Context(), theirs, 0))
-	m.awaitOwners(t, l.c.Nodes()...)
-	ours := ""
-	for _, a := range m.addrs() {
-		if n := metallb.Owner(a, l.c.Nodes()); n != theirs {
-			ours = n
-		}
-	}
+}
 
+// events has happen to a node of each kind what can.
+func (m *mixed) events(t *testing.T) {
+	t.Helper()
+	l := m.l
+	ours, theirs := m.owner(t, false), m.owner(t, true)
+	nothing := func() error { return nil }
 	for _, event := range []struct {
 		name  string
 		limit time.Duration
@@ -54,22 +53,41 @@ func TestLayer2MixedFleet(t *testing.T) {
 		{"link of theirs cut", detection, func() error { return l.c.Cut(theirs) }, l.without(theirs), func() error { return l.c.Restore(theirs) }},
 		{"link of ours cut", detection, func() error { return l.c.Cut(ours) }, l.without(ours), func() error { return l.c.Restore(ours) }},
 		{
+			"theirs excluded", told, func() error { return l.patchNode(t.Context(), theirs, exclude) }, l.without(theirs),
+			func() error { return l.patchNode(t.Context(), theirs, include) },
+		},
+		{
 			"ours excluded", told, func() error { return l.patchNode(t.Context(), ours, exclude) }, l.without(ours),
 			func() error { return l.patchNode(t.Context(), ours, include) },
 		},
+		{"ours restarted", told, func() error { return l.sys.RestartSpeaker(t.Context(), ours, pause) }, l.c.Nodes(), nothing},
+		{"theirs restarted", told, func() error { return l.sys.RestartSpeaker(t.Context(), theirs, pause) }, l.c.Nodes(), nothing},
 		{
-			"ours restarted", told, func() error { return l.sys.RestartSpeaker(t.Context(), ours, pause) }, l.c.Nodes(),
-			func() error { return nil },
-		},
-		{
-			"theirs restarted", told, func() error { return l.sys.RestartSpeaker(t.Context(), theirs, pause) }, l.c.Nodes(),
-			func() error { return nil },
+			"theirs killed", detection, func() error { return l.sys.KillSpeaker(t.Context(), theirs) }, l.without(theirs),
+			func() error {
+				if !ended(l.sys.Speaker(theirs)) {
+					return nil
+				}
+				return l.sys.StartSpeaker(context.WithoutCancel(t.Context()), theirs)
+			},
 		},
 	} {
 		t.Run(event.name, func(t *testing.T) {
 			m.during(t, event.limit, event.act, event.nodes, event.undo)
 		})
 	}
+}
+
+// owner is a node of one kind that owns an address.
+func (m *mixed) owner(t *testing.T, theirs bool) string {
+	t.Helper()
+	for _, a := range m.addrs() {
+		if n := byFormula(a, m.l.c.Nodes()); slices.Contains(m.theirs, n) == theirs {
+			return n
+		}
+	}
+	t.Fatalf("nobody of that kind owns an address: theirs are %v", m.theirs)
+	return ""
 }
 
 const (
@@ -83,7 +101,7 @@ const (
 // mixed is a fleet of both kinds, and addresses in a row.
 type mixed struct {
 	l      *lab
-	theirs string
+	theirs []string
 	first  netip.Addr
 	count  int
 }
@@ -96,18 +114,26 @@ func (m *mixed) addrs() []netip.Addr {
 	return all
 }
 
-// awaitOwners waits until the first of nodes by MetalLB's formula, and nobody else,
-// answers for each address.
+// awaitOwners waits until the first of nodes by MetalLB's formula answers for each address,
+// itself, and nobody else does: neither is there one who takes care of it for another.
 func (m *mixed) awaitOwners(t *testing.T, nodes ...string) {
 	t.Helper()
+	l := m.l
 	for _, a := range m.addrs() {
-		want := []string{metallb.Owner(a, nodes)}
-		eventually(t, fmt.Sprintf("%q to answer for %s", want, a), func() error {
-			got, err := m.l.answers(t.Context(), a, 1)
-			if err == nil && !slices.Equal(got, want) {
-				err = fmt.Errorf("answers from %q", got)
+		want := byFormula(a, nodes)
+		eventually(t, fmt.Sprintf("%s to answer for %s", want, a), func() error {
+			r, err := measure.WhoHas(t.Context(), l.c.Box(cluster.Client), l.self, measure.WhoHasOpts{Addr: a, Tries: 1, Interval: 100 * time.Millisecond})
+			if err != nil {
+				return err
 			}
-			return err
+			var from, of []string
+			for _, h := range r.Answers {
+				from, of = append(from, l.macs[h.From]), append(of, l.macs[h.MAC])
+			}
+			if !slices.Equal(from, []string{want}) || !slices.Equal(of, from) {
+				return fmt.Errorf("%q answer, with the MACs of %q", from, of)
+			}
+			return nil
 		})
 	}
 }
@@ -141,7 +167,7 @@ func (m *mixed) during(t *testing.T, limit time.Duration, act func() error, node
 		}
 		for _, h := range after.Answers {
 			// Ours may take care of each other's addresses, but not of theirs.
-			if of := l.macs[h.MAC]; !slices.Contains(l.c.Nodes(), of) || h.MAC != h.From && of == m.theirs {
+			if of := l.macs[h.MAC]; !slices.Contains(l.c.Nodes(), of) || h.MAC != h.From && slices.Contains(m.theirs, of) {
 				t.Errorf("%s: %s answers with %s, which is no owner's answer", mark, h.From, h.MAC)
 			}
 		}

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -26,7 +27,7 @@ func (s *System) StartSpeaker(ctx context.Context, node string) error {
 	if err := s.speakerPod(ctx, node); err != nil {
 		return fmt.Errorf("start speaker of %s: %w", node, err)
 	}
-	if _, err := s.kubeconfig(ctx, "speaker", "speaker-"+node); err != nil {
+	if _, err := s.kubeconfig(ctx, cmp.Or(s.accounts[node], "speaker"), "speaker-"+node); err != nil {
 		return err
 	}
 	if err := s.memberlistSecret(ctx); err != nil {
@@ -85,6 +86,10 @@ func (s *System) SetSpeakerCommand(node string, argv ...string) {
 	}
 	s.commands[node] = slices.Clone(argv)
 }
+
+// SetSpeakerAccount has the speaker of a node, when it is started next in a cluster without
+// kubelets, have the rights of another ServiceAccount; none means that of all others.
+func (s *System) SetSpeakerAccount(node, account string) { s.accounts[node] = account }
 
 // RestartSpeaker restarts a speaker as a kubelet does its container: SIGTERM, and when
 // the process has ended and the pause is over, a new one in the same Pod. In a cluster

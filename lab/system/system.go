@@ -53,6 +53,7 @@ type System struct {
 	controller *box.Process
 	speakers   map[string]*box.Process // by node; without kubelets
 	commands   map[string][]string     // of speakers that have another command than the rest; without kubelets
+	accounts   map[string]string       // of speakers that have another ServiceAccount than the rest; without kubelets
 	flags      []string                // added to the command of every speaker that is started; without kubelets
 	pods       map[string]*cluster.Pod // backends by node; without kubelets
 	backend    string                  // the binary of the backends; without kubelets
@@ -61,7 +62,7 @@ type System struct {
 // Install installs the system and waits until all of it is ready. backend is a
 // binary that serves `tool backend`; clusters with kubelets use an image instead.
 func Install(ctx context.Context, c *cluster.Cluster, cfg Config, backend string) (*System, error) {
-	s := &System{c: c, cfg: cfg, speakers: map[string]*box.Process{}, commands: map[string][]string{}, pods: map[string]*cluster.Pod{}, backend: backend}
+	s := New(c, cfg, backend)
 	if err := c.Apply(ctx, cfg.Manifest); err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
@@ -77,6 +78,11 @@ func Install(ctx context.Context, c *cluster.Cluster, cfg Config, backend string
 		}
 	}
 	return s, nil
+}
+
+// New returns a system of which nothing runs yet, for one that is installed by other means.
+func New(c *cluster.Cluster, cfg Config, backend string) *System {
+	return &System{c: c, cfg: cfg, speakers: map[string]*box.Process{}, commands: map[string][]string{}, accounts: map[string]string{}, pods: map[string]*cluster.Pod{}, backend: backend}
 }
 
 // Cluster is the cluster that the system runs in.
