@@ -42,7 +42,7 @@ type Config struct {
 	Router string // FRR (default), BIRD or NoRouter
 	// ProxyMode is kube-proxy's; default nftables. iptables needs the program of that name.
 	ProxyMode string
-	BGP    BGP
+	BGP       BGP
 	// Images are archives (OCI or docker-save) loaded into every node before its kubelet starts. Mode Real only.
 	Images []string
 	// Manifests are applied, in order, before Start returns.

@@ -134,7 +134,7 @@ func (c *chain) wire() {
 			if node, ok := strings.CutPrefix(strings.SplitN(e.Message, " claims ", 2)[0], "node "); ok {
 				who, remedy = "node "+node, "let their speakers hear each other: the same memberlist secret (restart speakers after a change), and TCP and UDP port 7946 open between nodes; kubectl barelb doctor compares them"
 			}
-			c.add(broken(check, lb.AddressClaimedOnWire, "%s claims %s: traffic goes there by chance", who, a).with("Event: " + eventLine(*e, c.w.c)).remedy("%s", remedy))
+			c.add(broken(check, lb.AddressClaimedOnWire, "%s claims %s: traffic goes there by chance", who, a).with("Event: "+eventLine(*e, c.w.c)).remedy("%s", remedy))
 		}
 		if n := c.w.onNode(a); n != "" {
 			c.add(broken(check, AddressOfNode, "%s is an address of node %s itself", a, n).remedy("take it out of the IPAddressPool, and give the Service another one"))
