@@ -15,9 +15,10 @@ const (
 	// long at most doubles up to mostWait.
 	mostWait = 30 * time.Second
 	// A session that BFD takes down again and again waits longer each time after BFD is
-	// up, until it has been well for forgiveFlaps.
+	// up, until it has been well for forgiveFlaps. Where the router is at fault all nodes wait
+	// at once, and nobody is left: so it is not long.
 	leastDamp    = time.Second
-	mostDamp     = time.Minute
+	mostDamp     = 10 * time.Second
 	forgiveFlaps = 5 * time.Minute
 )
 
