@@ -147,7 +147,7 @@ func (w *World) stands(n *Node) []Finding {
 		f.Level = Broken
 		out = append(out, f)
 	} else if !n.NotReadySince.IsZero() {
-		out = append(out, warning("node", lb.NodeUnfit, "it is not Ready since %s", roundAge(w.c.Now.Sub(n.NotReadySince))).remedy("kubectl describe node %s", n.Name))
+		out = append(out, warning("node", NodeNotReady, "it is not Ready since %s", roundAge(w.c.Now.Sub(n.NotReadySince))).remedy("kubectl describe node %s", n.Name))
 	}
 	if s := w.c.Speakers[n.Name]; s != nil && s.ProxyDown {
 		out = append(out, warning("node", lb.ProxyUnhealthy, "its kube-proxy is not healthy: it announces nothing by BGP that other nodes can").
