@@ -356,15 +356,20 @@ func TestRouterRestarts(t *testing.T) {
 			n.up("r")
 			l.fib(5*time.Second, true, side.vip)
 			for _, command := range []string{"restart n", "disable n"} {
+				before, back := n.status("r").Since, time.Now()
 				bird(command)
-				n.complains("r", "")
-				back := time.Now()
 				if command == "disable n" {
+					n.complains("r", "")
 					n.fails(7, want)
 					bird("enable n")
 					back = time.Now()
 				}
-				n.up("r")
+				eventually(t, 10*time.Second, func() string {
+					if s := n.status("r"); s.State != "Established" || s.Since.Equal(before) {
+						return fmt.Sprintf("after %s: %+v", command, s)
+					}
+					return ""
+				})
 				t.Logf("%s: up again after %s", command, time.Since(back).Round(time.Millisecond))
 				if took := time.Since(back); took > most {
 					t.Errorf("%s: re-established after %s", command, took)
