@@ -315,8 +315,7 @@ func (l *lab) startBirdIn(ns, config string) (show func(command string) string) 
 	}
 	l.startIn(ns, "/usr/sbin/bird", "-f", "-c", conf, "-s", socket)
 	show = func(command string) string {
-		out, _ := exec.Command("ip", append([]string{"netns", "exec", ns, "birdc", "-s", socket}, strings.Fields(command)...)...).CombinedOutput()
-		return string(out)
+		return said(ns, append([]string{"birdc", "-s", socket}, strings.Fields(command)...)...)
 	}
 	eventually(l.t, 10*time.Second, func() string {
 		if out := show("show status"); !strings.Contains(out, "Daemon is up") {
@@ -325,6 +324,12 @@ func (l *lab) startBirdIn(ns, config string) (show func(command string) string) 
 		return ""
 	})
 	return show
+}
+
+// said is what a command in a namespace says, also if that is an error.
+func said(ns string, command ...string) string {
+	out, _ := exec.Command("ip", append([]string{"netns", "exec", ns}, command...)...).CombinedOutput()
+	return string(out)
 }
 
 // vtysh runs a command of vtysh.

@@ -3,7 +3,6 @@ package bgp_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strings"
@@ -172,8 +171,7 @@ allow from any
 	}
 	stop = l.start("/usr/sbin/bgpd", "-d", "-f", conf)
 	return func() string {
-		out, _ := exec.Command("ip", "netns", "exec", l.router, "/usr/sbin/bgpctl", "-s", socket, "show", "rib", "detail").CombinedOutput()
-		return string(out)
+		return said(l.router, "/usr/sbin/bgpctl", "-s", socket, "show", "rib", "detail")
 	}, stop
 }
 
@@ -194,11 +192,7 @@ func (l *lab) startGoBGP(router, node string) (show func() string, stop func()) 
 	}
 	stop = l.start("/usr/bin/gobgpd", "-f", conf, "--api-hosts", "127.0.0.1:50051")
 	return func() string {
-		var all strings.Builder
-		for _, family := range []string{"ipv4", "ipv6"} {
-			out, _ := exec.Command("ip", "netns", "exec", l.router, "/usr/bin/gobgp", "global", "rib", "-a", family).CombinedOutput()
-			all.Write(out)
-		}
-		return all.String()
+		const gobgp = "/usr/bin/gobgp"
+		return said(l.router, gobgp, "global", "rib", "-a", "ipv4") + said(l.router, gobgp, "global", "rib", "-a", "ipv6")
 	}, stop
 }

@@ -40,6 +40,7 @@ type lab struct {
 	kube kubernetes.Interface
 	dyn  dynamic.Interface
 	macs map[string]string // node by the MAC of its link
+	pods bool              // there are kubelets, and the load balancers are Pods
 
 	dumped string // the last test that was
 }
@@ -244,6 +245,10 @@ func (l *lab) dump(t *testing.T) {
 	}
 	out, _ := l.c.Kubectl(ctx, "get", "services,nodes,ipaddresspools,l2advertisements,bgpadvertisements,bgppeers,configurationstates,endpointslices", "-A", "-o", "wide")
 	t.Logf("objects:\n%s", out)
+	if l.pods {
+		l.dumpPods(ctx, t)
+		return
+	}
 	for _, host := range append(l.c.Nodes(), cluster.Control) {
 		name := "speaker"
 		if host == cluster.Control {

@@ -173,7 +173,7 @@ func start(ctx context.Context, cfg cluster.Config) (*lab, error) {
 	}
 	l, err := newLab(c, self)
 	if err == nil && cfg.Mode == cluster.Real {
-		l.sys = system.New(c, system.Config{}, self)
+		l.pods, l.sys = true, system.New(c, system.Config{}, self)
 		return l, nil
 	}
 	if err == nil {

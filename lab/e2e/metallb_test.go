@@ -96,15 +96,9 @@ func byFormula(addr netip.Addr, nodes []string) string {
 	return owner
 }
 
-// dumpPods shows, once, what a failed test in a cluster with kubelets looks like.
-func (l *lab) dumpPods(t *testing.T) {
+// dumpPods shows, of what failed in a cluster with kubelets, what its Pods say.
+func (l *lab) dumpPods(ctx context.Context, t *testing.T) {
 	t.Helper()
-	if !t.Failed() || l.dumped == t.Name() {
-		return
-	}
-	l.dumped = t.Name()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
 	for _, args := range [][]string{
 		{"get", "pods,daemonsets,deployments,nodes", "-A", "-o", "wide", "--show-labels"},
 		{"get", "events", "-n", system.Namespace, "--sort-by=.lastTimestamp"},

@@ -117,7 +117,7 @@ func startMigration(t *testing.T) *migration {
 	l, err := running.get(cfg)
 	must(t, err)
 	t.Cleanup(func() {
-		l.dumpPods(t)
+		l.dump(t)
 		if err := running.end(cfg.Name); err != nil {
 			t.Error(err)
 		}
