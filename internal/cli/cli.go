@@ -4,6 +4,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -59,7 +61,45 @@ As kubectl-barelb in PATH it is a plugin of kubectl: kubectl barelb status.`,
 	controller.GroupID, speaker.GroupID = processes.ID, processes.ID
 	root.AddCommand(controller, speaker, bfdProcessCommand(), versionCommand())
 	root.AddCommand(plugin.Commands()...)
+	root.SetFlagErrorFunc(flagError)
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() && !c.Runnable() {
+			c.RunE = onlyGroup
+		}
+	}
 	return root
+}
+
+// onlyGroup is what a command does that has commands below it and does nothing by itself: it
+// says what there is. cobra does so for a word that it does not know too, as if all were well.
+func onlyGroup(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help() //nolint:wrapcheck // of writing
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), nearest(cmd, args[0], ""))
+}
+
+// flagError adds to the error about a flag that does not exist which was meant.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	names := &cobra.Command{SuggestionsMinimumDistance: 2} // cobra knows what is near among commands alone
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+	})
+	return fmt.Errorf("%w%s", err, nearest(names, unknown.GetSpecifiedName(), "--"))
+}
+
+// nearest says which names below cmd are near to one that does not exist.
+func nearest(cmd *cobra.Command, name, prefix string) string {
+	near := cmd.SuggestionsFor(name)
+	if len(near) == 0 {
+		return ""
+	}
+	return "; did you mean " + prefix + strings.Join(near, " or "+prefix) + "?"
 }
 
 // Names that the program is known by beside its own.
