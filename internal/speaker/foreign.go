@@ -3,7 +3,6 @@ package speaker
 import (
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -60,10 +59,8 @@ func (s *Speaker) nodeWith(mac [6]byte) string {
 		return ""
 	}
 	for _, a := range s.Neighbours(mac) {
-		for _, n := range s.nodes {
-			if slices.Contains(n.Addrs, a) {
-				return n.Name
-			}
+		if n := lb.NodeWith(a, s.nodes); n != "" {
+			return n
 		}
 	}
 	return ""

@@ -27,7 +27,7 @@ func (w *World) Address(a netip.Addr) *AddressReport {
 	} else {
 		r.Findings = append(r.Findings, ok(check, "%s is in IPAddressPool %s", a, r.Pool))
 	}
-	if n := w.onNode(a); n != "" && r.Pool == "" {
+	if n := lb.NodeWith(a, w.nodes); n != "" && r.Pool == "" {
 		r.Findings = append(r.Findings, Finding{Level: Info, Check: check, What: fmt.Sprintf("it is an address of node %s itself", n)})
 	} else if n != "" {
 		r.Findings = append(r.Findings, broken(check, AddressOfNode, "%s is an address of node %s itself", a, n).remedy("take it out of the IPAddressPool"))

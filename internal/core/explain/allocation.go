@@ -2,7 +2,6 @@ package explain
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -215,14 +214,4 @@ func (w *World) problems(kind, name string) []string {
 		}
 	}
 	return out
-}
-
-// onNode returns the node that has addr itself, or "".
-func (w *World) onNode(addr netip.Addr) string {
-	for _, n := range w.nodes {
-		if slices.Contains(n.Addrs, addr) {
-			return n.Name
-		}
-	}
-	return ""
 }

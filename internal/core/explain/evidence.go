@@ -136,7 +136,7 @@ func (c *chain) wire() {
 			}
 			c.add(broken(check, lb.AddressClaimedOnWire, "%s claims %s: traffic goes there by chance", who, a).with("Event: "+eventLine(*e, c.w.c)).remedy("%s", remedy))
 		}
-		if n := c.w.onNode(a); n != "" {
+		if n := lb.NodeWith(a, c.w.nodes); n != "" {
 			c.add(broken(check, AddressOfNode, "%s is an address of node %s itself", a, n).remedy("take it out of the IPAddressPool, and give the Service another one"))
 		}
 	}

@@ -9,6 +9,7 @@ package lb
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -184,4 +185,14 @@ type Node struct {
 	// Leaving is why the node shall carry no traffic any more, in words for users, such as
 	// "annotation barelb.io/drain"; "" if it may. Excluded is not repeated in it.
 	Leaving string
+}
+
+// NodeWith returns the name of the node that has addr itself, or "".
+func NodeWith(addr netip.Addr, nodes []Node) string {
+	for i := range nodes {
+		if slices.Contains(nodes[i].Addrs, addr) {
+			return nodes[i].Name
+		}
+	}
+	return ""
 }
