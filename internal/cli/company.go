@@ -53,7 +53,7 @@ func newMembers(
 		NodeName: f.nodeName, BindAddr: f.mlBindAddr, BindPort: f.mlBindPort, Secret: secret, WAN: f.wan,
 		Log: log, Speakers: cluster.Speakers, Tuning: f.mlTuning, Links: watcher, Exclude: exclude,
 		Interval: f.interval, Multiplier: f.multiplier, CaretakerTimeout: f.caretakerTimeout, Probe: method,
-		Told: told, Registerer: reg, Local: watcher.Local,
+		Told: told, Registerer: reg, Local: watcher.Local, Healed: cluster.Retry,
 	}), nil
 }
 

@@ -79,6 +79,7 @@ type Options struct {
 type Cluster struct {
 	opts   Options
 	rest   *rest.Config
+	conn   *connection   // of client, background and cache
 	client client.Client // reads the API server directly; writes
 	// background is a client for what is never urgent.
 	background client.Client
@@ -115,13 +116,17 @@ func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 			return nil, fmt.Errorf("build scheme: %w", err)
 		}
 	}
-	c, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: kinds()})
+	conn, err := newConnection(cfg, opts.Log)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(cfg, client.Options{HTTPClient: conn.http, Scheme: scheme, Mapper: kinds()})
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
 	slow := rest.CopyConfig(cfg)
 	slow.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(backgroundQPS, backgroundBurst) // one for all kinds
-	background, err := client.New(slow, client.Options{Scheme: scheme, Mapper: kinds()})
+	background, err := client.New(slow, client.Options{HTTPClient: conn.http, Scheme: scheme, Mapper: kinds()})
 	if err != nil {
 		return nil, fmt.Errorf("make client for what is not urgent: %w", err)
 	}
@@ -130,15 +135,15 @@ func connect(cfg *rest.Config, opts Options) (*Cluster, error) {
 		return nil, err
 	}
 	ca, err := cache.New(cfg, cache.Options{
-		Scheme: scheme, Mapper: kinds(), ByObject: byObject, DefaultTransform: slim,
-		DefaultWatchErrorHandler: newWatchLog(opts.Log).tell,
+		HTTPClient: conn.forWatches(), Scheme: scheme, Mapper: kinds(), ByObject: byObject, DefaultTransform: slim,
+		DefaultWatchErrorHandler: conn.told.tell,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make cache: %w", err)
 	}
 	events := record.NewBroadcaster()
 	return &Cluster{
-		opts: opts, rest: cfg, client: c, background: background, cache: ca, events: events,
+		opts: opts, rest: cfg, conn: conn, client: c, background: background, cache: ca, events: events,
 		recorder: events.NewRecorder(scheme, corev1.EventSource{Component: opts.Component, Host: opts.NodeName}),
 	}, nil
 }
@@ -206,6 +211,7 @@ func slim(obj any) (any, error) {
 func (c *Cluster) Run(ctx context.Context) error {
 	c.startEvents()
 	defer c.stopEvents()
+	go c.conn.run(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- c.cache.Start(ctx) }()
 	late := make(<-chan time.Time)

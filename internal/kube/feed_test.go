@@ -409,3 +409,25 @@ func TestAPIServerIsAwayAtStartAndLater(t *testing.T) {
 		return ""
 	})
 }
+
+// TestRetryLeavesAStuckConnection: what is lost on a connection would be sent again, but
+// not soon, and nobody would miss it for 45 s.
+func TestRetryLeavesAStuckConnection(t *testing.T) {
+	l := newLab(t)
+	wire := newLine(t)
+	c := l.connect(kube.Options{NodeName: "n1", Endpoints: true}, wire.through)
+	v := l.watch(c)
+	wire.stick()
+	began := time.Now()
+	l.create(l.loadBalancer("a"))
+	c.Retry()
+	v.until(func() string {
+		if v.last.Services[l.key("a")] == nil {
+			return "no Service"
+		}
+		return ""
+	})
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %s: the connection was given up by itself", took)
+	}
+}

@@ -396,12 +396,13 @@ func always() bool { return true }
 
 func (l *lab) key(name string) lb.Key { return lb.Key{Namespace: l.namespace, Name: name} }
 
-// line is a TCP proxy before the API server that can be cut.
+// line is a TCP proxy before the API server that can be cut, and get stuck.
 type line struct {
-	addr string
-	mu   sync.Mutex
-	cut  bool
-	open map[net.Conn]bool
+	addr  string
+	mu    sync.Mutex
+	cut   bool
+	stuck chan struct{} // closed when what is open then carries nothing any more
+	open  map[net.Conn]bool
 }
 
 func newLine(t *testing.T) *line {
@@ -414,7 +415,7 @@ func newLine(t *testing.T) *line {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &line{addr: listener.Addr().String(), open: map[net.Conn]bool{}}
+	l := &line{addr: listener.Addr().String(), open: map[net.Conn]bool{}, stuck: make(chan struct{})}
 	t.Cleanup(func() {
 		_ = listener.Close()
 		l.set(true)
@@ -446,12 +447,37 @@ func (l *line) carry(in net.Conn, to string) {
 		return
 	}
 	l.open[in] = true
+	stuck := l.stuck
 	l.mu.Unlock()
 	go func() {
-		_, _ = io.Copy(out, in)
+		_, _ = io.Copy(until{out, stuck}, in)
 		_ = out.Close()
 	}()
-	_, _ = io.Copy(in, out)
+	_, _ = io.Copy(until{in, stuck}, out)
+}
+
+// until writes to w until ch is closed, and then to nobody.
+type until struct {
+	w  io.Writer
+	ch <-chan struct{}
+}
+
+func (u until) Write(b []byte) (int, error) {
+	select {
+	case <-u.ch:
+		return len(b), nil
+	default:
+		return u.w.Write(b)
+	}
+}
+
+// stick has the connections that there are carry nothing any more, as those do whose link
+// is cut. New ones do.
+func (l *line) stick() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.stuck)
+	l.stuck = make(chan struct{})
 }
 
 // set cuts the line, or mends it.

@@ -70,6 +70,9 @@ type Config struct {
 	// Told gets what the speaker of another node says with Tell, in any goroutine. What
 	// it returns is what the other's Tell returns.
 	Told func(ctx context.Context, from string, msg []byte) error
+	// Healed is called when the network carries again what it did not: this node is not cut
+	// off any more on a link, or one that was dead answers; nil for nothing. It must not block.
+	Healed func()
 	// Registerer takes the metrics; nil for none.
 	Registerer prometheus.Registerer
 }

@@ -202,6 +202,9 @@ func (l *loop) report(ctx context.Context, a core.Report) {
 	case core.Refuted:
 		l.reacquaint(slices.Collect(maps.Keys(l.peers.Load().nodes))...)
 	}
+	if l.cfg.Healed != nil && slices.Contains([]core.ReportKind{core.NodeAlive, core.Refuted, core.Regained}, a.Kind) {
+		l.cfg.Healed()
+	}
 	log := l.cfg.Log.With("what", a.Kind.String())
 	for key, value := range map[string]string{"node": a.Node, "link": a.Link, "by": a.By} {
 		if value != "" {

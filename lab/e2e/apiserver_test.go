@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +12,14 @@ import (
 	"github.com/barelb/barelb/lab/cluster"
 	"github.com/barelb/barelb/lab/measure"
 	"github.com/barelb/barelb/lab/system"
+)
+
+const (
+	// cutFor is how long a node is cut off: TCP sends again 6.2 s after the first time,
+	// and next after 12.6 s (RFC 6298, with a first timeout of 200 ms).
+	cutFor = 7 * time.Second
+	// heardOf bounds the time in which a node that is back has the news.
+	heardOf = 3 * time.Second
 )
 
 // TestAPIServerAway takes the API server away in three ways. What is announced must
@@ -91,6 +100,43 @@ func TestAPIServerAway(t *testing.T) {
 			t.Errorf("%d probes lost within %s, want none", n, longest)
 		}
 		wantHeld(t, held)
+	})
+	t.Run("one node is cut off from it", func(t *testing.T) {
+		hearsSoon(t, l, "away-l2", arp, func() error { return l.c.Cut(first) }, func() error { return l.c.Restore(first) })
+	})
+}
+
+// TestHalfIsCutOffFromAPI has two nodes reach each other, but neither the third nor the API server.
+func TestHalfIsCutOffFromAPI(t *testing.T) {
+	l := frr(t)
+	o := l.rivals(t, "halfapi", []string{"192.168.1.220/32"})
+	other, third := l.without(o.first)[0], l.without(o.first)[1]
+	l.endpointsOn(t, o.name, third)
+	l.balanced(t, []netip.Addr{o.addr}, third)
+	hearsSoon(t, l, o.name, o.addr, func() error { return l.c.Split(o.first, other) }, l.c.Join)
+}
+
+// hearsSoon cuts the owner of an address off from the API server for a while, and wants it
+// to know soon afterwards that the Service is gone. What changes meanwhile is sent again
+// ever more rarely: next when the network has been well for as long as it had not been.
+func hearsSoon(t *testing.T, l *lab, service string, addr netip.Addr, cut, mend func() error) {
+	t.Helper()
+	l.undo(t, "mend the network", func(context.Context) error { return mend() })
+	first := l.owner(t, addr)
+	p := l.probe(t, cluster.Client, addr)
+	must(t, cut())
+	must(t, p.Mark("cut"))
+	l.annotate(t, service, "example.org/news", "for all nodes")
+	must(t, p.AwaitAnswers(limited(t, patience), int(cutFor/probeInterval)))
+	must(t, mend())
+	l.ownerIs(t, addr, first)
+	l.delete(t, service)
+	within(t, heardOf, first+" to hear of it", func() error {
+		nodes, err := l.answers(t.Context(), addr, 1)
+		if err == nil && len(nodes) > 0 {
+			err = fmt.Errorf("answers from %q", nodes)
+		}
+		return err
 	})
 }
 

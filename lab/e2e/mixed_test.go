@@ -50,8 +50,6 @@ func (m *mixed) events(t *testing.T) {
 		nodes []string // that are left
 		undo  func() error
 	}{
-		{"link of theirs cut", detection, func() error { return l.c.Cut(theirs) }, l.without(theirs), func() error { return l.c.Restore(theirs) }},
-		{"link of ours cut", detection, func() error { return l.c.Cut(ours) }, l.without(ours), func() error { return l.c.Restore(ours) }},
 		{
 			"theirs excluded", told, func() error { return l.patchNode(t.Context(), theirs, exclude) }, l.without(theirs),
 			func() error { return l.patchNode(t.Context(), theirs, include) },
@@ -71,6 +69,9 @@ func (m *mixed) events(t *testing.T) {
 				return l.sys.StartSpeaker(context.WithoutCancel(t.Context()), theirs)
 			},
 		},
+		// The last: who was cut off hears late from the API server, theirs at least.
+		{"link of theirs cut", detection, func() error { return l.c.Cut(theirs) }, l.without(theirs), func() error { return l.c.Restore(theirs) }},
+		{"link of ours cut", detection, func() error { return l.c.Cut(ours) }, l.without(ours), func() error { return l.c.Restore(ours) }},
 	} {
 		t.Run(event.name, func(t *testing.T) {
 			m.during(t, event.limit, event.act, event.nodes, event.undo)
