@@ -153,6 +153,9 @@ func runSpeaker(ctx context.Context, f speakerFlags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err := awaitPorts(ctx, f.ports(), portsTime, log); err != nil || ctx.Err() != nil {
+		return err
+	}
 	cluster, err := kube.Connect(kube.Options{
 		Namespace: f.namespace, Component: "metallb-speaker", PodName: f.podName, NodeName: f.nodeName, IgnoreExcluded: f.ignoreExclude,
 		LoadBalancerClass: f.lbClass, SpeakerLabels: f.mlLabels, Endpoints: true, Log: log,

@@ -124,19 +124,25 @@ func (c *Cluster) LocalMetrics() http.Handler {
 	return promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{})
 }
 
-// ServeHealth answers /healthz always and /readyz once ready is closed, until ctx ends;
-// and what local names, by its path.
+// ReadyPath is /readyz by a name that no other speaker knows. A Pod that starts while the one before it is still ending on its
+// node must not count as ready because that one says so on the port of both.
+const ReadyPath = "/readyz/plan"
+
+// ServeHealth answers /healthz always and /readyz and ReadyPath once ready is closed, until ctx
+// ends; and what local names, by its path.
 func ServeHealth(ctx context.Context, addr string, ready <-chan struct{}, local map[string]http.Handler) error {
 	mux := http.NewServeMux() // no part of it asks the API server
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		select {
-		case <-ready:
-			_, _ = w.Write([]byte("ok"))
-		default:
-			http.Error(w, "not ready: the first plan is not in force yet", http.StatusServiceUnavailable)
-		}
-	})
+	for _, path := range []string{"/readyz", ReadyPath} {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			select {
+			case <-ready:
+				_, _ = w.Write([]byte("ok"))
+			default:
+				http.Error(w, "not ready: the first plan is not in force yet", http.StatusServiceUnavailable)
+			}
+		})
+	}
 	for path, h := range local {
 		mux.Handle("GET "+path, h)
 	}

@@ -157,10 +157,10 @@ func TestHealth(t *testing.T) {
 			t.Fatal("it does not listen")
 		}
 	}
-	got := []int{get("/healthz"), get("/readyz"), get("/other")}
+	got := []int{get("/healthz"), get("/readyz"), get(kube.ReadyPath), get("/other")}
 	close(ready)
-	got = append(got, get("/healthz"), get("/readyz"), get("/metrics"))
-	if diff := cmp.Diff([]int{200, 503, 404, 200, 200, 418}, got); diff != "" {
+	got = append(got, get("/healthz"), get("/readyz"), get(kube.ReadyPath), get("/metrics"))
+	if diff := cmp.Diff([]int{200, 503, 503, 404, 200, 200, 200, 418}, got); diff != "" {
 		t.Error(diff)
 	}
 	if err := kube.ServeHealth(ctx, addr, ready, nil); err == nil || !strings.HasPrefix(err.Error(), "listen for health probes: ") {
