@@ -14,7 +14,8 @@ import (
 type MetalLB struct {
 	Version             string
 	Controller, Speaker string // binaries
-	Chart               string // folder of its Helm chart, in go's own cache of modules
+	// Chart is the folder of its Helm chart, and Manifest the file that installs its native mode, in go's own cache of modules.
+	Chart, Manifest string
 }
 
 // metallb has a folder of the cache of its own, so that its version and Kubernetes' are free of each other.
@@ -62,6 +63,6 @@ func EnsureMetalLB(ctx context.Context, progress func(line string)) (MetalLB, er
 	}
 	return MetalLB{
 		Version: module.Version, Controller: filepath.Join(dir, "controller"), Speaker: filepath.Join(dir, "speaker"),
-		Chart: filepath.Join(module.Dir, "charts", "metallb"),
+		Chart: filepath.Join(module.Dir, "charts", "metallb"), Manifest: filepath.Join(module.Dir, "config", "manifests", "metallb-native.yaml"),
 	}, nil
 }

@@ -33,28 +33,9 @@ const migrated = 50
 func TestMigration(t *testing.T) {
 	m := startMigration(t)
 	l := m.l
-	m.installMetalLB(t)
-	before := m.objects(t)
-	if len(before) != migrated+1+6 {
-		t.Fatalf("there are %d objects, want %d Services and 6 of configuration", len(before), migrated+1)
-	}
-	m.asking = l.askAll(t, quiet, measure.AskOpts{First: m.first, Count: m.count})
-	for i := range 5 {
-		h, err := measure.StartHold(context.WithoutCancel(t.Context()), l.c.Box(cluster.Client), l.self, measure.HoldOpts{
-			Target: netip.AddrPortFrom(m.addrs()[10*i], system.HoldPort), Conns: 10,
-		})
-		must(t, err)
-		t.Cleanup(func() { _, _ = h.Stop() })
-		m.held = append(m.held, h)
-	}
-	probe, err := measure.StartProbe(context.WithoutCancel(t.Context()), l.c.Box(cluster.Remote), l.self, measure.ProbeOpts{
-		Target: netip.AddrPortFrom(routed, system.Port), Interval: probeInterval, Ports: probePorts, Timeout: probeTimeout,
-	})
-	must(t, err)
-	t.Cleanup(func() { _, _ = probe.Stop() })
-	l.steady(t, probe)
-	m.probe = probe
-	m.mark(t, "begin")
+	l.helm(t, "install", "metallb", m.chart, "--namespace", system.Namespace, "--create-namespace", "--set", "frrk8s.enabled=false", "--wait", "--timeout", "4m")
+	m.serve(t)
+	before := m.watch(t)
 
 	m.wantUnsafe(t, "CRDsDeletedWithRelease", "MemberlistKeyDeleted", "MemberlistLabelsDiffer", "MemberlistKeyDiffers")
 	m.keepObjects(t)
@@ -86,6 +67,34 @@ func TestMigration(t *testing.T) {
 	m.report(t)
 }
 
+// watch begins to ask for the addresses, and to use them, until report. It returns what must not be lost.
+func (m *migration) watch(t *testing.T) map[string]string {
+	t.Helper()
+	l := m.l
+	before := m.objects(t)
+	if len(before) != migrated+1+6 {
+		t.Fatalf("there are %d objects, want %d Services and 6 of configuration", len(before), migrated+1)
+	}
+	m.asking = l.askAll(t, quiet, measure.AskOpts{First: m.first, Count: m.count})
+	for i := range 5 {
+		h, err := measure.StartHold(context.WithoutCancel(t.Context()), l.c.Box(cluster.Client), l.self, measure.HoldOpts{
+			Target: netip.AddrPortFrom(m.addrs()[10*i], system.HoldPort), Conns: 10,
+		})
+		must(t, err)
+		t.Cleanup(func() { _, _ = h.Stop() })
+		m.held = append(m.held, h)
+	}
+	probe, err := measure.StartProbe(context.WithoutCancel(t.Context()), l.c.Box(cluster.Remote), l.self, measure.ProbeOpts{
+		Target: netip.AddrPortFrom(routed, system.Port), Interval: probeInterval, Ports: probePorts, Timeout: probeTimeout,
+	})
+	must(t, err)
+	t.Cleanup(func() { _, _ = probe.Stop() })
+	l.steady(t, probe)
+	m.probe = probe
+	m.mark(t, "begin")
+	return before
+}
+
 // keepOff has MetalLB's speakers keep off the nodes that are BareLB's.
 const keepOff = `-n metallb-system patch daemonset metallb-speaker -p '{"spec":{"updateStrategy":{"type":"OnDelete","rollingUpdate":null},"template":{"spec":{"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"barelb.io/migrated","operator":"DoesNotExist"}]}]}}}}}}}'`
 
@@ -97,6 +106,7 @@ type migration struct {
 	*mixed
 	doc    string
 	chart  string // MetalLB's
+	file   string // MetalLB's manifests
 	dir    string // with the kustomization
 	asking *measure.Ask
 	held   []*measure.Hold
@@ -124,7 +134,7 @@ func startMigration(t *testing.T) *migration {
 	})
 	return &migration{
 		mixed: &mixed{l: l, first: netip.MustParseAddr("192.168.1.200"), count: migrated}, doc: read(t, "../../docs/migration.md"),
-		chart: mlb.Chart, dir: t.TempDir(),
+		chart: mlb.Chart, file: mlb.Manifest, dir: t.TempDir(),
 	}
 }
 
@@ -159,7 +169,7 @@ func (m *migration) words(t *testing.T, program, node, command string) []string 
 		t.Fatalf("docs/migration.md does not say: %s %s", program, command)
 	}
 	return strings.Fields(strings.NewReplacer(
-		"NODE", node, " deploy/", " ../../deploy/", " metallb/metallb ", " "+m.chart+" ", "barelb-migration", m.dir,
+		"NODE", node, " deploy/", " ../../deploy/", " metallb/metallb ", " "+m.chart+" ", "barelb-migration", m.dir, "barelb-over", m.dir, "metallb-over", m.dir,
 		"metallb-values.yaml", filepath.Join(m.dir, "metallb-values.yaml"), "'", "",
 	).Replace(command))
 }
@@ -260,18 +270,18 @@ func (m *migration) wantSame(t *testing.T, when string, before map[string]string
 	}
 }
 
-// installMetalLB makes the cluster one that MetalLB serves, in its native mode.
-func (m *migration) installMetalLB(t *testing.T) {
+// serve has MetalLB serve the cluster, in its native mode.
+func (m *migration) serve(t *testing.T) {
 	t.Helper()
 	l := m.l
-	l.helm(t, "install", "metallb", m.chart, "--namespace", system.Namespace, "--create-namespace", "--set", "frrk8s.enabled=false", "--wait", "--timeout", "4m")
 	last := m.addrs()[migrated-1].Next() // one is free
-	must(t, l.c.ApplyYAML(t.Context(), object("Community", "names", "communities: [{name: keep-inside, value: \"65535:65281\"}]")+
-		pool("office", []string{m.first.String() + "-" + last.String()})+
-		object("L2Advertisement", "office", "ipAddressPools: [office]")+
-		pool("routed", []string{routed.String() + "/32"}, "autoAssign: false")+
-		object("BGPPeer", "router", "myASN: 64500", "peerASN: 64501", "peerAddress: 192.168.1.1")+
-		object("BGPAdvertisement", "routed", "ipAddressPools: [routed]", "communities: [keep-inside]")))
+	objects := object("Community", "names", "communities: [{name: keep-inside, value: \"65535:65281\"}]") +
+		pool("office", []string{m.first.String() + "-" + last.String()}) +
+		object("L2Advertisement", "office", "ipAddressPools: [office]") +
+		pool("routed", []string{routed.String() + "/32"}, "autoAssign: false") +
+		object("BGPPeer", "router", "myASN: 64500", "peerASN: 64501", "peerAddress: 192.168.1.1") +
+		object("BGPAdvertisement", "routed", "ipAddressPools: [routed]", "communities: [keep-inside]")
+	eventually(t, "MetalLB's webhook to answer", func() error { return l.c.ApplyYAML(t.Context(), objects) })
 	must(t, l.sys.PlaceBackends(t.Context(), l.c.Nodes()...))
 	for i := range m.count {
 		must(t, l.sys.CreateService(t.Context(), system.Service{Name: fmt.Sprintf("migrate-%d", i)}))
@@ -313,19 +323,31 @@ func (m *migration) keepObjects(t *testing.T) {
 // changeControllers is steps 3 and 4.
 func (m *migration) changeControllers(t *testing.T) {
 	t.Helper()
-	l := m.l
 	m.do(t, "", "-n metallb-system scale deployment metallb-controller --replicas=0")
 	m.do(t, "", "delete validatingwebhookconfiguration metallb-webhook-configuration")
 	m.do(t, "", keepOff)
-	block := regexp.MustCompile("(?s)```yaml\n(apiVersion: kustomize.config.k8s.io.*?)```").FindStringSubmatch(m.doc)
-	if block == nil {
-		t.Fatal("docs/migration.md has no kustomization.yaml")
-	}
-	must(t, os.WriteFile(filepath.Join(m.dir, "kustomization.yaml"), []byte(block[1]), 0o600))
-	must(t, os.WriteFile(filepath.Join(m.dir, "install.yaml"), []byte(read(t, "../../deploy/install.yaml")), 0o600))
+	m.kustomize(t, m.dir, "barelb-migration", read(t, "../../deploy/install.yaml"))
 	m.do(t, "", "apply --server-side --force-conflicts -k barelb-migration")
+	m.awaitClaims(t)
+}
+
+// kustomize makes a directory for the one that the document calls by a name, with its kustomization and a manifest.
+func (m *migration) kustomize(t *testing.T, dir, name, manifest string) {
+	t.Helper()
+	block := regexp.MustCompile("(?s)`" + name + "`.*?```yaml\n(apiVersion: kustomize.config.k8s.io.*?)```").FindStringSubmatch(m.doc)
+	if block == nil {
+		t.Fatalf("docs/migration.md has no kustomization.yaml for %s", name)
+	}
+	must(t, os.MkdirAll(dir, 0o700))
+	must(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(block[1]), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "install.yaml"), []byte(manifest), 0o600))
+}
+
+// awaitClaims waits for BareLB's controller.
+func (m *migration) awaitClaims(t *testing.T) {
+	t.Helper()
 	eventually(t, "a claim for each address", func() error {
-		claims, err := l.claims(t.Context())
+		claims, err := m.l.claims(t.Context())
 		if err == nil && len(claims) != migrated+1 {
 			err = fmt.Errorf("there are %d claims", len(claims))
 		}
@@ -428,12 +450,17 @@ func (m *migration) back(t *testing.T, node string) {
 	m.awaitOwners(t, m.l.c.Nodes()...)
 }
 
-// giveBack is the end of the way back. MetalLB must be all there: it gives an address to one who
-// comes, and its webhook refuses.
+// giveBack is the end of the way back. MetalLB must be all there.
 func (m *migration) giveBack(t *testing.T) {
 	t.Helper()
 	m.do(t, "", "-n metallb-system delete daemonset speaker")
 	m.do(t, "", "-n metallb-system delete deployment controller")
+	m.wantMetalLB(t)
+}
+
+// wantMetalLB wants MetalLB to give an address to one who comes, and its webhook to refuse.
+func (m *migration) wantMetalLB(t *testing.T) {
+	t.Helper()
 	must(t, m.l.sys.CreateService(t.Context(), system.Service{Name: "newcomer"}))
 	_, err := m.l.sys.AwaitAddresses(t.Context(), namespace, "newcomer", 1)
 	must(t, err)
