@@ -1,7 +1,11 @@
 package e2e_test
 
 import (
+	"errors"
+	"os"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,7 +18,45 @@ func TestLayer2SpeakerStopped(t *testing.T) {
 	l := frr(t)
 	o := l.rivals(t, "l2stop", []string{"192.168.1.212/32", "fd00:1::2:28/128"})
 	t.Run("for a while", o.stopForAWhile)
+	t.Run("with the next beside it", o.nextBesideIt)
 	t.Run("beyond the caretaker's timeout", o.stopForLong)
+}
+
+// nextBesideIt starts the next speaker before the present one has ended, as happens where a
+// Pod is deleted by force: it waits for its turn.
+func (o owned) nextBesideIt(t *testing.T) {
+	l := o.l
+	p := l.probe(t, cluster.Client, o.addr)
+	p6 := l.probe(t, cluster.Remote, o.addr6)
+	held := l.hold(t, cluster.Client, o.addr)
+	a := l.ask(t, quiet, o.addr)
+	must(t, a.Mark("next"))
+	before := l.sys.Speaker(o.first)
+	must(t, l.sys.StartSpeaker(t.Context(), o.first))
+	next := l.sys.Speaker(o.first)
+	eventually(t, "the next speaker to wait", func() error {
+		log, err := os.ReadFile(next.Log())
+		if err == nil && !strings.Contains(string(log), "wait for a port") {
+			err = errors.New("it does not say so")
+		}
+		return err
+	})
+	must(t, before.Signal(syscall.SIGTERM))
+	within(t, patience, "the speaker before it to end", func() error {
+		if !ended(before) {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	within(t, patience, "the next speaker to be ready", func() error { return l.ready(t.Context(), o.first) })
+	l.ownerIs(t, o.addr, o.first)
+	m := asked(t, a, "next")
+	if nodes := l.nodesOf(m.MACs()); ended(next) || !slices.Equal(nodes, []string{o.first}) || m.Silence.Max.Duration() > speechless {
+		t.Errorf("answers name %q, and for %s there was none; want %s alone, and %s at most; the next speaker ended: %t",
+			nodes, m.Silence.Max.Duration(), o.first, speechless, ended(next))
+	}
+	o.wantNothingLost(t, p, p6)
+	wantHeld(t, held)
 }
 
 // stopForAWhile wants another node to answer with the owner's MAC meanwhile.
