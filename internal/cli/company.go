@@ -27,7 +27,7 @@ func newMembers(
 	f speakerFlags, cluster *kube.Cluster, reg prometheus.Registerer, watcher *link.Watcher, exclude []*regexp.Regexp,
 	told func(context.Context, string, []byte) error, log *slog.Logger,
 ) (*liveness.Runner, error) {
-	if f.mlBindAddr == "" || f.mlLabels == "" {
+	if !f.meets() {
 		log.Warn("speakers do not watch each other: without --ml-bindaddr and --ml-labels nobody takes over from a node that fails")
 		return nil, nil //nolint:nilnil // no membership is no error
 	}
@@ -56,6 +56,9 @@ func newMembers(
 		Told: told, Registerer: reg, Local: watcher.Local, Healed: cluster.Retry,
 	}), nil
 }
+
+// meets reports whether this speaker meets the others at all.
+func (f *speakerFlags) meets() bool { return f.mlBindAddr != "" && f.mlLabels != "" }
 
 // fresh returns what says whether this process may answer, or nil: always.
 func fresh(members *liveness.Runner) func() bool {

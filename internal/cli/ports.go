@@ -25,7 +25,7 @@ func (f *speakerFlags) ports() []string {
 		all = append(all, ":"+strconv.Itoa(f.port))
 	}
 	all = append(all, net.JoinHostPort("127.0.0.1", strconv.Itoa(f.healthPort)))
-	if f.mlBindAddr != "" && f.mlLabels != "" {
+	if f.meets() {
 		all = append(all, net.JoinHostPort(f.mlBindAddr, strconv.Itoa(f.mlBindPort)))
 	}
 	return all

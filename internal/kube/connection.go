@@ -4,12 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	"math"
 	"net"
 	"net/http"
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/connrotation"
 )
@@ -24,7 +25,7 @@ const (
 	// well by and by, and each time that is said.
 	renewAgain = 5 * time.Second
 	// firstPause and longestPause bound the pauses of a watch that cannot reach the API
-	// server, each twice as long as the one before and up to half as long again.
+	// server, but for their jitter.
 	firstPause, longestPause = time.Second, 20 * time.Second
 	// tryTime bounds how long a watch tries until those who want it get an error.
 	tryTime = 5 * time.Minute
@@ -138,12 +139,18 @@ type patient struct {
 	next http.RoundTripper
 }
 
+// newPauses returns the pauses between tries, each twice as long as the one before and up to
+// half as long again.
+func newPauses() wait.Backoff {
+	return wait.Backoff{Duration: firstPause, Factor: 2, Jitter: 0.5, Cap: longestPause, Steps: math.MaxInt}
+}
+
 // RoundTrip sends a request until there is an answer.
 func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	late := time.NewTimer(tryTime)
 	defer late.Stop()
-	pause := firstPause
+	pauses := newPauses()
 	for {
 		retry := p.c.untilRetry()
 		resp, err := p.next.RoundTrip(req)
@@ -151,12 +158,11 @@ func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, err //nolint:wrapcheck // this only passes it on
 		}
 		p.c.told.tell(ctx, nil, err)
-		over := time.NewTimer(pause + rand.N(pause/2)) //nolint:gosec // nobody gains by guessing it
+		over := time.NewTimer(pauses.Step())
 		select {
 		case <-over.C:
-			pause = min(2*pause, longestPause)
 		case <-retry.Done():
-			pause = firstPause
+			pauses = newPauses()
 		case <-late.C:
 			return nil, err //nolint:wrapcheck // this only passes it on
 		case <-ctx.Done():

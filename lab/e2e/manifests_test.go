@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/barelb/barelb/lab/system"
@@ -31,7 +30,7 @@ func TestMigrationFromManifests(t *testing.T) {
 	m.wantSame(t, "CRDs taken over", before)
 	m.stopController(t)
 	m.do(t, "", "delete validatingwebhookconfiguration metallb-webhook-configuration")
-	m.kustomize(t, m.dir, "barelb-over", read(t, "../../deploy/install.yaml"))
+	m.kustomize(t, "barelb-over", read(t, "../../deploy/install.yaml"))
 	m.do(t, "", "apply --server-side --force-conflicts -k barelb-over")
 	m.awaitClaims(t)
 	m.wantSame(t, "BareLB's controller at work", before)
@@ -55,7 +54,7 @@ func TestMigrationFromManifests(t *testing.T) {
 
 	m.keepRights(t)
 	m.stopController(t)
-	m.kustomize(t, m.dir, "barelb-over", manifest)
+	m.kustomize(t, "barelb-over", manifest)
 	m.do(t, "", "apply --server-side --force-conflicts -k metallb-over")
 	m.do(t, "", "-n metallb-system scale deployment controller --replicas=1")
 	m.wantSame(t, "MetalLB's objects again", before)
@@ -93,9 +92,7 @@ func (m *migration) forgetRights(t *testing.T) {
 // shell runs a line of the document.
 func (m *migration) shell(t *testing.T, line string) {
 	t.Helper()
-	if !strings.Contains(m.doc, "\n"+line+"\n") {
-		t.Fatalf("docs/migration.md does not say: %s", line)
-	}
+	m.says(t, line)
 	cmd := exec.CommandContext(t.Context(), "sh", "-ec", "kubectl() { "+m.l.c.KubectlPath()+` "$@"; }; `+line)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+m.l.c.Kubeconfig())
 	if out, err := cmd.CombinedOutput(); err != nil {

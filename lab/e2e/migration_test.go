@@ -165,13 +165,19 @@ func (m *migration) helm(t *testing.T, command string) {
 
 func (m *migration) words(t *testing.T, program, node, command string) []string {
 	t.Helper()
-	if !strings.Contains(m.doc, "\n"+program+" "+command+"\n") {
-		t.Fatalf("docs/migration.md does not say: %s %s", program, command)
-	}
+	m.says(t, program+" "+command)
 	return strings.Fields(strings.NewReplacer(
 		"NODE", node, " deploy/", " ../../deploy/", " metallb/metallb ", " "+m.chart+" ", "barelb-migration", m.dir, "barelb-over", m.dir, "metallb-over", m.dir,
 		"metallb-values.yaml", filepath.Join(m.dir, "metallb-values.yaml"), "'", "",
 	).Replace(command))
+}
+
+// says wants the document to have a line.
+func (m *migration) says(t *testing.T, line string) {
+	t.Helper()
+	if !strings.Contains(m.doc, "\n"+line+"\n") {
+		t.Fatalf("docs/migration.md does not say: %s", line)
+	}
 }
 
 // check runs migrate check, and returns the reasons of what it calls broken.
@@ -326,21 +332,20 @@ func (m *migration) changeControllers(t *testing.T) {
 	m.do(t, "", "-n metallb-system scale deployment metallb-controller --replicas=0")
 	m.do(t, "", "delete validatingwebhookconfiguration metallb-webhook-configuration")
 	m.do(t, "", keepOff)
-	m.kustomize(t, m.dir, "barelb-migration", read(t, "../../deploy/install.yaml"))
+	m.kustomize(t, "barelb-migration", read(t, "../../deploy/install.yaml"))
 	m.do(t, "", "apply --server-side --force-conflicts -k barelb-migration")
 	m.awaitClaims(t)
 }
 
-// kustomize makes a directory for the one that the document calls by a name, with its kustomization and a manifest.
-func (m *migration) kustomize(t *testing.T, dir, name, manifest string) {
+// kustomize makes dir what the document calls by a name: its kustomization, with a manifest.
+func (m *migration) kustomize(t *testing.T, name, manifest string) {
 	t.Helper()
 	block := regexp.MustCompile("(?s)`" + name + "`.*?```yaml\n(apiVersion: kustomize.config.k8s.io.*?)```").FindStringSubmatch(m.doc)
 	if block == nil {
 		t.Fatalf("docs/migration.md has no kustomization.yaml for %s", name)
 	}
-	must(t, os.MkdirAll(dir, 0o700))
-	must(t, os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(block[1]), 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, "install.yaml"), []byte(manifest), 0o600))
+	must(t, os.WriteFile(filepath.Join(m.dir, "kustomization.yaml"), []byte(block[1]), 0o600))
+	must(t, os.WriteFile(filepath.Join(m.dir, "install.yaml"), []byte(manifest), 0o600))
 }
 
 // awaitClaims waits for BareLB's controller.

@@ -67,13 +67,16 @@ func (l *lab) ownerIs(t *testing.T, addr netip.Addr, nodes ...string) string {
 // awaitSilence waits until nobody answers for an address.
 func (l *lab) awaitSilence(t *testing.T, addr netip.Addr) {
 	t.Helper()
-	eventually(t, "silence about "+addr.String(), func() error {
-		nodes, err := l.answers(t.Context(), addr, 3)
-		if err == nil && len(nodes) > 0 {
-			err = fmt.Errorf("answers from %q", nodes)
-		}
-		return err
-	})
+	eventually(t, "silence about "+addr.String(), func() error { return l.silent(t.Context(), addr, 3) })
+}
+
+// silent asks for an address a few times, and returns who answers as an error.
+func (l *lab) silent(ctx context.Context, addr netip.Addr, tries int) error {
+	nodes, err := l.answers(ctx, addr, tries)
+	if err == nil && len(nodes) > 0 {
+		err = fmt.Errorf("answers from %q", nodes)
+	}
+	return err
 }
 
 // reachable waits until flows from both clients reach an address: many at a time,

@@ -42,13 +42,13 @@ func (o owned) nextBesideIt(t *testing.T) {
 		return err
 	})
 	must(t, before.Signal(syscall.SIGTERM))
-	within(t, patience, "the speaker before it to end", func() error {
+	eventually(t, "the speaker before it to end", func() error {
 		if !ended(before) {
 			return errors.New("it runs")
 		}
 		return nil
 	})
-	within(t, patience, "the next speaker to be ready", func() error { return l.ready(t.Context(), o.first) })
+	l.awaitReady(t, o.first)
 	l.ownerIs(t, o.addr, o.first)
 	m := asked(t, a, "next")
 	if nodes := l.nodesOf(m.MACs()); ended(next) || !slices.Equal(nodes, []string{o.first}) || m.Silence.Max.Duration() > speechless {
